@@ -1,0 +1,132 @@
+"""Answers in OpenAI's form: a chat.completion, and the server-sent events of one in chunks."""
+
+import json
+from typing import Any
+
+import errors
+import schemas
+from errors import ServiceError
+from providers.base import Answer, Beat, Event, Finish, Start, Usage
+
+MEDIA_TYPE = "text/event-stream"
+PING = ": ping\n\n"
+DONE = "data: [DONE]\n\n"
+
+
+def completion(answer: Answer) -> dict[str, Any]:
+    """The body of a 200; raises ServiceError if it does not fit the published schema."""
+    start, finish = answer.start, answer.finish
+    body = {
+        "id": start.id,
+        "object": "chat.completion",
+        "created": start.created,
+        "model": start.model,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": answer.text},
+                "finish_reason": finish.reason,
+            }
+        ],
+        "usage": _usage(finish.usage),
+    }
+    try:
+        schemas.check_answer(body)
+    except schemas.Violation as violation:
+        text = f"The provider's answer does not fit the published schema: {violation}."
+        raise ServiceError(errors.PROVIDER_BAD_RESPONSE, text) from None
+    return body
+
+
+def error_event(error: ServiceError) -> bytes:
+    """The event that ends a stream which failed; nothing may follow it."""
+    return _data(error.body).encode()
+
+
+class Chunks:
+    """A stream's server-sent events, written from a provider's; remembers what was streamed.
+
+    With `include_usage`, usage goes out as OpenAI's extra last chunk, else on the finishing one.
+    """
+
+    def __init__(self, include_usage: bool, max_answer_bytes: int) -> None:
+        self.start: Start | None = None
+        self.finish: Finish | None = None
+        self.has_text = False
+        self._include_usage = include_usage
+        self._room_bytes = max_answer_bytes
+        self._texts: list[str] = []
+
+    def write(self, event: Event) -> str:
+        """`event` as server-sent text; without `[DONE]`, which is left to send.
+
+        Raises ServiceError when the sum of the stream does not fit the published schema.
+        """
+        match event:
+            case str():
+                return self._text(event) if event else ""
+            case Beat.PING:
+                return PING
+            case Start():
+                self.start = event
+                return self._chunk({"role": "assistant", "content": ""})
+            case Finish():
+                return self._end(event)
+
+    def _text(self, text: str) -> str:
+        self.has_text = True
+        self._texts.append(text)
+        self._room_bytes -= len(text)
+        if self._room_bytes < 0:
+            raise ServiceError(errors.PROVIDER_BAD_RESPONSE, "The provider's answer is too long.")
+        return self._chunk({"content": text})
+
+    def _end(self, finish: Finish) -> str:
+        usage = completion(Answer(self._begun(), "".join(self._texts), finish))["usage"]
+        self.finish = finish
+        if self._include_usage:
+            last = {**self._head(), "choices": [], "usage": usage}
+            return self._chunk({}, finish.reason) + _data(last)
+        return self._chunk({}, finish.reason, usage)
+
+    def _chunk(
+        self, delta: dict[str, str], finish_reason: str | None = None, usage: Any = None
+    ) -> str:
+        chunk = self._head()
+        chunk["choices"] = [{"index": 0, "delta": delta, "finish_reason": finish_reason}]
+        if usage or self._include_usage:
+            chunk["usage"] = usage
+        return _data(chunk)
+
+    def _head(self) -> dict[str, Any]:
+        start = self._begun()
+        return {
+            "id": start.id,
+            "object": "chat.completion.chunk",
+            "created": start.created,
+            "model": start.model,
+        }
+
+    def _begun(self) -> Start:
+        if self.start is None:
+            text = "The provider's stream brought text before its id and model."
+            raise ServiceError(errors.PROVIDER_BAD_RESPONSE, text)
+        return self.start
+
+
+def _usage(usage: Usage | None) -> dict[str, Any] | None:
+    if usage is None:
+        return None
+    body: dict[str, Any] = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    if usage.cached_tokens is not None:
+        body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    return body
+
+
+def _data(document: dict[str, Any]) -> str:
+    # ASCII, so that no client can take a U+2028 in the text for the end of a line.
+    return f"data: {json.dumps(document)}\n\n"

@@ -1,0 +1,231 @@
+"""The service's HTTP: who gets in, the routes, and one shape for every error."""
+
+import contextlib
+import hmac
+import json
+import re
+import socket
+import uuid
+from hashlib import sha256
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from flask import Blueprint, Flask, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+
+import answers
+import errors
+import schemas
+import usage
+import watchdog
+from chat import ChatCall, ChatService, wants_usage
+from errors import CallerLeft, ServiceError
+from settings import Caller, Settings, load
+
+PUBLIC = {"api.healthz"}
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Strict-Transport-Security": "max-age=31536000",
+    "X-Content-Type-Options": "nosniff",
+}
+# What a refused caller is still sending is read first, up to here: closing the connection on it
+# would reset it, and the answer would be lost (RFC 9112, section 9.6).
+MAX_UNREAD_BYTES = 200_000_000
+MAX_IGNORED_CHARACTERS = 2_000
+
+_REQUEST_ID = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # a token, RFC 9110 section 5.6.2
+
+
+api = Blueprint("api", __name__)
+
+
+@api.post("/v1/chat/completions", provide_automatic_options=False)
+def chat_completions() -> Response:
+    """A chat completion, as JSON or, when `stream` is true, as server-sent events."""
+    document = _read_request()
+    call = ChatCall(_service(), document, g.caller, g.request_id, _caller_socket())
+    try:
+        adjusted = call.admit()
+        if document["stream"]:
+            response = Response(call.stream(), mimetype=answers.MEDIA_TYPE)
+            response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
+        else:
+            response = _json(call.full())
+    except BaseException:
+        call.close()
+        raise
+    response.call_on_close(call.close)
+    _name_changes(response, document, adjusted)
+    return response
+
+
+@api.get("/healthz", provide_automatic_options=False)
+def healthz() -> Response:
+    """200 while this process answers; no provider is asked."""
+    return _json({"status": "ok"})
+
+
+@api.before_app_request
+def admit() -> None:
+    """Everything but PUBLIC is for known callers only, before a byte of the body is read."""
+    asked = request.headers.get("X-Request-Id", "")
+    g.request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+    if request.endpoint not in PUBLIC:
+        g.caller = _caller()
+
+
+@api.after_app_request
+def add_headers(response: Response) -> Response:
+    response.headers["X-Request-Id"] = g.request_id
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+@api.app_errorhandler(Exception)
+def fail(error: Exception) -> Response:
+    """Every error, whatever its cause, in the contract's shape."""
+    if isinstance(error, CallerLeft):
+        return Response(status=499)  # nginx's word for it; nobody reads this
+    failure = error if isinstance(error, ServiceError) else _service_error(error)
+    if failure is not error and failure.kind is errors.INTERNAL_ERROR:
+        usage.log_crash(g.request_id, error)
+    _read_the_rest()
+    response = _error_response(failure)
+    if isinstance(error, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+    return response
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The WSGI application, with the settings of the environment if none are given."""
+    settings = settings or load()
+    usage.log_to_stdout()
+    for gap in settings.gaps():
+        usage.log("start", warning=gap)
+    app = Flask(__name__, static_folder=None)
+    app.url_map.merge_slashes = False  # a POST to //v1/… is a 404, not a redirect
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.extensions["chat"] = ChatService(settings)
+    app.register_blueprint(api)
+    return app
+
+
+def _service() -> ChatService:
+    service: ChatService = current_app.extensions["chat"]
+    return service
+
+
+def _caller() -> Caller:
+    """Who sent the request; raises for a token that is missing or not known."""
+    header = request.environ.get("HTTP_AUTHORIZATION", "")
+    scheme, _, token = header.partition(" ")
+    # WSGI hands headers over as latin-1. No strip(): it would eat a U+00A0 of the token.
+    digest = sha256(token.lstrip(" ").encode("latin-1", "replace")).digest()
+    callers = _service().settings.access_tokens
+    known = [c for c in callers if hmac.compare_digest(c.token_sha256, digest)]
+    if scheme.lower() != "bearer" or not known:
+        text = "The Authorization header must be `Bearer TOKEN`, with a token this service knows."
+        raise ServiceError(errors.UNAUTHORIZED, text)
+    return known[0]
+
+
+def _read_request() -> dict[str, Any]:
+    """The request's document, valid and with its defaults filled in."""
+    try:
+        return schemas.check_request(schemas.parse(_read_body()))
+    except schemas.NotJSON as error:
+        raise ServiceError(errors.INVALID_JSON, f"{error}.") from None
+    except schemas.Violation as violation:
+        raise ServiceError(errors.INVALID_INPUT, f"{violation}.") from None
+
+
+def _read_body() -> bytes:
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        text = "The body must not be compressed: send it without Content-Encoding."
+        raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
+    try:
+        with _arrival():
+            body = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        text = f"The body is larger than {request.max_content_length} bytes."
+        raise ServiceError(errors.BODY_TOO_LARGE, text) from None
+    except Exception:  # whatever the server raises for a cut connection or malformed chunks
+        body = b""
+        is_complete = False
+    else:
+        is_complete = len(body) >= (request.content_length or 0)
+    if not is_complete:
+        text = "The body ended or stalled before it was complete, or its chunks are malformed."
+        raise ServiceError(errors.INCOMPLETE_BODY, text)
+    return body
+
+
+def _read_the_rest() -> None:
+    """Take what a refused caller is still sending, so that the answer reaches it."""
+    stream, left = request.environ["wsgi.input"], MAX_UNREAD_BYTES
+    with contextlib.suppress(Exception), _arrival():
+        while left > 0 and (read := stream.read(65_536)):
+            left -= len(read)
+
+
+def _arrival() -> watchdog.Watch:
+    """A watch that makes reading from the caller end when its bytes take too long."""
+    watch = watchdog.watch(None, _service().settings.arrival_timeout_s)
+    sock = _caller_socket()
+    if sock is not None:
+        watch.on_end(lambda: watchdog.shut_down(sock, socket.SHUT_RD))
+    return watch
+
+
+def _caller_socket() -> socket.socket | None:
+    environ = request.environ
+    return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+
+
+def _name_changes(response: Response, document: dict[str, Any], adjusted: dict[str, Any]) -> None:
+    """Say in headers what of the request did nothing, or something else than it says."""
+    ignored = schemas.unnamed_properties(document)
+    if wants_usage(document):
+        ignored.remove("stream_options")
+    if ignored:
+        names = ", ".join(quote(name, safe="[]") for name in ignored)
+        response.headers["X-Ignored-Parameters"] = names[:MAX_IGNORED_CHARACTERS]
+    if adjusted:
+        changes = ", ".join(f"{name}={value}" for name, value in adjusted.items())
+        response.headers["X-Adjusted-Parameters"] = changes
+
+
+def _service_error(error: Exception) -> ServiceError:
+    """What Flask or the code raised, as an error of the service's own."""
+    code = error.code if isinstance(error, HTTPException) else 500
+    match code:
+        case 404:
+            return ServiceError(errors.NOT_FOUND, "There is nothing at this path.")
+        case 405:
+            text = f"{request.method} is not allowed here; the Allow header says what is."
+            return ServiceError(errors.METHOD_NOT_ALLOWED, text)
+    return ServiceError(errors.INTERNAL_ERROR, "An unexpected error in this service.")
+
+
+def _error_response(error: ServiceError) -> Response:
+    response = _json(error.body, error.kind.status)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = error.retry_after
+    if error.is_final:
+        response.headers["X-Should-Retry"] = "false"
+    if error.kind is errors.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _json(document: dict[str, Any], status: int = 200) -> Response:
+    # Some clients show developers nothing but the reason phrase; werkzeug would shout it.
+    line = f"{status} {HTTPStatus(status).phrase}"
+    return Response(json.dumps(document), line, mimetype="application/json")
+
+
+app = create_app()

@@ -1,0 +1,113 @@
+"""Every way a call can fail: a code, its HTTP status, and what the caller should do about it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row of the error table, as the callers, the reference page and the OpenAPI file see it.
+
+    `final` marks what asking again cannot heal: the answer then tells SDKs not to retry.
+    """
+
+    code: str
+    status: int
+    remedy: str
+    final: bool = False
+
+
+INVALID_JSON = Kind("invalid_json", 400, "Send one JSON object, encoded in UTF-8.")
+INVALID_INPUT = Kind("invalid_input", 400, "Correct the field that the message names.")
+INCOMPLETE_BODY = Kind(
+    "incomplete_body", 400, "Send the whole body without long pauses, with the right length."
+)
+MALFORMED_HTTP = Kind("malformed_http", 400, "Send a well-formed HTTP/1.1 request.")
+UNAUTHORIZED = Kind(
+    "unauthorized", 401, "Send `Authorization: Bearer TOKEN` with a token this service knows."
+)
+BRAND_NOT_ALLOWED = Kind(
+    "brand_not_allowed", 403, "Use a brand_id your token is bound to, or ask for another token."
+)
+NOT_FOUND = Kind("not_found", 404, "Check the path: the endpoint is POST /v1/chat/completions.")
+METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, "Use a method that the Allow header names.")
+BODY_TOO_LARGE = Kind("body_too_large", 413, "Send a shorter conversation.")
+UNSUPPORTED_ENCODING = Kind("unsupported_encoding", 415, "Send the body uncompressed.")
+URI_TOO_LONG = Kind("uri_too_long", 414, "Send parameters in the body.")
+HEADERS_TOO_LARGE = Kind("headers_too_large", 431, "Send fewer or shorter headers.")
+PROVIDER_REJECTED_REQUEST = Kind(
+    "provider_rejected_request",
+    500,
+    "Change the request as the provider's words in the message say.",
+    final=True,
+)
+PROVIDER_AUTH_FAILED = Kind(
+    "provider_auth_failed",
+    500,
+    "Tell the operators: the provider refuses this service's key or account.",
+    final=True,
+)
+PROVIDER_NOT_CONFIGURED = Kind(
+    "provider_not_configured",
+    500,
+    "Tell the operators: this service has no key for the model's provider.",
+    final=True,
+)
+MODEL_NOT_AVAILABLE = Kind(
+    "model_not_available",
+    500,
+    "Use another model, or ask the operators for an alias to its successor.",
+    final=True,
+)
+PROVIDER_RATE_LIMITED = Kind(
+    "provider_rate_limited", 500, "Wait for the seconds in Retry-After, then send it again."
+)
+PROVIDER_UNAVAILABLE = Kind(
+    "provider_unavailable", 500, "Send it again later; the provider is down or overloaded."
+)
+PROVIDER_TIMEOUT = Kind(
+    "provider_timeout",
+    500,
+    "Ask for a stream, or for a shorter answer with max_tokens.",
+    final=True,
+)
+PROVIDER_BAD_RESPONSE = Kind(
+    "provider_bad_response",
+    500,
+    "Send it again; if it stays, report the request id to the operators.",
+)
+INTERNAL_ERROR = Kind("internal_error", 500, "Report the request id to the operators.")
+OVERLOADED = Kind("overloaded", 503, "Wait for the seconds in Retry-After, then send it again.")
+STOPPING = Kind("stopping", 503, "Send it again: another process will answer.")
+
+KINDS = tuple(value for value in list(globals().values()) if isinstance(value, Kind))
+
+
+class ServiceError(Exception):
+    """A failure that the caller is told of, with its kind and one sentence that is safe to send.
+
+    `message` holds no secret and no stack, and prompt text only where a provider quotes it back.
+    `retry_after` is the value of that header; `is_final` tells SDKs not to try again.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        message: str,
+        *,
+        retry_after: str | None = None,
+        is_final: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.retry_after = retry_after
+        self.is_final = is_final or kind.final
+
+    @property
+    def body(self) -> dict[str, str]:
+        """The contract's error object."""
+        return {"error": self.kind.code, "message": self.message}
+
+
+class CallerLeft(Exception):
+    """The caller closed the connection; nobody is there to be told anything."""

@@ -1,0 +1,168 @@
+"""The server: gunicorn's settings, and its threaded worker with a few manners added."""
+
+import contextlib
+import json
+import resource
+import selectors
+import socket
+import sys
+import time
+import uuid
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn import util
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.instrument.statsd import Statsd
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+
+import errors
+import usage
+import watchdog
+from settings import load
+
+settings = load()
+
+wsgi_app = "app:app"
+bind = f"0.0.0.0:{settings.port}"
+workers = settings.web_concurrency
+threads = settings.threads
+# A call holds two descriptors; the usual soft limit of 1024 would end at 500 streams.
+_most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
+# Idle connections count too, so these are more than the threads; at or below their number,
+# gunicorn would switch keep-alive off.
+worker_connections = 4 * settings.threads
+backlog = 512
+# A heartbeat of the worker's main loop, not a limit on calls.
+timeout = 30
+graceful_timeout = settings.grace_timeout_s
+# Above the 90 s after which Heroku's router closes an idle connection, so that it is never we
+# who close one that the router is about to use.
+keepalive = 100
+limit_request_line = 4094
+limit_request_fields = 64
+# Above the 8 KB a line of Heroku's router, so that a giant token gets its 401 and not a 431.
+limit_request_field_size = 32_768
+# The usage record is the access log.
+accesslog = None
+control_socket_disable = True
+
+
+# Calls still running this long before the end of the grace get an error event, not a torn body.
+GOODBYE_S = 4
+
+
+class Logger(Statsd):
+    """gunicorn's log on standard output; crashes in it by type and place, without their words.
+
+    Statsd is gunicorn's logger that also sends metrics when --statsd-host is set.
+    """
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setStream(sys.stdout)
+
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        error = sys.exc_info()[1]
+        if error is not None:
+            usage.log_crash("", error)
+
+
+class Connection(TConn):
+    """A caller's connection, and the watch over the arrival of its request's headers."""
+
+    arrival: watchdog.Watch
+
+    def close(self, graceful: bool = False) -> None:
+        # A graceful close waits for the peer for up to 2 s. gunicorn does that in its main
+        # loop, where one slow caller would stop all others; Worker.handle() has done it.
+        super().close()
+
+
+class Worker(ThreadWorker):
+    """gunicorn's threaded worker, with time limits on callers and a clean way to stop."""
+
+    def accept(self, listener: Any) -> bool:
+        """Whether a connection was waiting. It gets a thread when its first bytes are there."""
+        try:
+            sock, address = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return False
+        self.nr_conns += 1
+        conn = Connection(self.cfg, sock, address, listener.getsockname())
+        conn.timeout = time.monotonic() + settings.arrival_timeout_s
+        self.pending_conns.append(conn)
+        readable = partial(self.on_pending_socket_readable, conn)
+        self.poller.register(sock, selectors.EVENT_READ, readable)
+        return True
+
+    def handle(self, conn: Connection) -> Any:
+        with watchdog.watch(None, settings.arrival_timeout_s) as conn.arrival:
+            conn.arrival.on_end(partial(watchdog.shut_down, conn.sock, socket.SHUT_RD))
+            keeps_alive = super().handle(conn)
+        if keeps_alive is False:
+            util.close_graceful(conn.sock)
+        return keeps_alive
+
+    def handle_request(self, req: Any, conn: Connection) -> Any:
+        conn.arrival.close()
+        return super().handle_request(req, conn)
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer what gunicorn itself refuses, in the contract's shape and logged without words."""
+        request_id = uuid.uuid4().hex
+        kind = _kind_of(exc)
+        if kind is errors.INTERNAL_ERROR:
+            usage.log_crash(request_id, exc)
+        else:
+            usage.log("refused", request_id=request_id, code=kind.code, type=type(exc).__name__)
+        body = json.dumps({"error": kind.code, "message": kind.remedy}).encode()
+        head = (
+            f"HTTP/1.1 {kind.status} {HTTPStatus(kind.status).phrase}\r\n"
+            "Connection: close\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
+            f"X-Content-Type-Options: nosniff\r\nX-Request-Id: {request_id}\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        with contextlib.suppress(OSError):
+            client.sendall(head.encode() + body)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            self._refuse_connections()
+
+    def _refuse_connections(self) -> None:
+        """Take the connections that are queued, then close the listeners (gunicorn #922)."""
+        for listener in self.sockets:
+            while self.accept(listener):
+                pass
+            listener.close()
+        limit = time.monotonic() + STOP_KEEPALIVE_LINGER
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, limit)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        watchdog.stop_at(time.monotonic() + max(0, settings.grace_timeout_s - GOODBYE_S))
+        super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        watchdog.stop_at(time.monotonic())
+        super().handle_quit(sig, frame)
+
+
+def _kind_of(error: Exception) -> errors.Kind:
+    match error:
+        case LimitRequestLine():
+            return errors.URI_TOO_LONG
+        case LimitRequestHeaders():
+            return errors.HEADERS_TOO_LARGE
+        case ParseException():
+            return errors.MALFORMED_HTTP
+    return errors.INTERNAL_ERROR
+
+
+worker_class = Worker
+logger_class = Logger

@@ -1,0 +1,120 @@
+"""What every provider can do, and the values that cross between it and the service."""
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from watchdog import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A request that fits the schema, with the model's upstream name; temperature is 0 to 2."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    temperature: float
+    max_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request in the provider's own form, and the parameters that had to be changed for it."""
+
+    body: dict[str, Any]
+    adjusted: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call on its way: what may cut it short, and what became of it upstream."""
+
+    watch: Watch
+    attempts: int = 0
+    provider_request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counted them; `cached_tokens` is part of `prompt_tokens`.
+
+    Raises TypeError for counts that are no whole numbers.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.prompt_tokens) is not int or type(self.completion_tokens) is not int:
+            raise TypeError
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The head of an answer; `created` is in Unix seconds."""
+
+    id: str
+    model: str
+    created: int
+
+
+def text(value: Any) -> str:
+    """`value`, which must be a string; raises TypeError for what is none."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of an answer, its reason in OpenAI's words; None for what was not sent."""
+
+    reason: str | None
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A full answer."""
+
+    start: Start
+    text: str
+    finish: Finish
+
+
+class Beat(enum.Enum):
+    """A sign of life that carries no text."""
+
+    PING = enum.auto()
+
+
+# What a stream is made of, in this order: one Start, any number of texts (plain str) and
+# pings, one Finish. They come in lists: all that one read brought.
+Event = Start | str | Beat | Finish
+# Closing it ends the upstream request.
+EventStream = Generator[list[Event], None, None]
+
+
+class Provider(ABC):
+    """One way to answer a chat request. All methods raise ServiceError, or CallerLeft."""
+
+    name: str
+
+    @abstractmethod
+    def prepare(self, request: ChatRequest) -> Prepared:
+        """The provider's own form of `request`; invalid_input for what it never accepts."""
+
+    @abstractmethod
+    def complete(self, body: dict[str, Any], call: Call) -> Answer:
+        """The full answer to a prepared body."""
+
+    @abstractmethod
+    def stream(self, body: dict[str, Any], call: Call) -> EventStream:
+        """The answer's events as they come."""

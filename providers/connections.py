@@ -1,0 +1,98 @@
+"""requests' connections, made so that the watchdog can shut one down while a call waits on it."""
+
+import functools
+import socket
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from watchdog import Watch, shut_down
+
+# A provider that vanished without a word is noticed after 2 minutes, though a full answer may
+# rightly be silent for much longer.
+_SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+]
+if hasattr(socket, "TCP_KEEPIDLE"):
+    _SOCKET_OPTIONS += [
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    ]
+
+
+@dataclass(slots=True)
+class Sending:
+    """A request on its way, and the connection that it got."""
+
+    watch: Watch
+    read_timeout_s: float
+    sock: socket.socket | None = None
+    on_used_connection: bool = False
+
+
+class _InThisThread(threading.local):
+    # urllib3 picks the connection deep inside one blocking call, so this is how a connection
+    # learns for whom it works.
+    sending: Sending
+
+
+in_this_thread = _InThisThread()
+
+
+class _Connection(HTTPConnection):
+    _watch: Watch | None = None
+    _is_used = False
+
+    def connect(self) -> None:
+        super().connect()
+        self._is_used = False
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        sending = in_this_thread.sending
+        if self.sock is None:
+            self.connect()
+        sending.sock, sending.on_used_connection = self.sock, self._is_used
+        self._is_used = True
+        # Until the request is sent, urllib3 would go on applying the connect timeout.
+        self.sock.settimeout(sending.read_timeout_s)
+        self._watch = sending.watch
+        self._watch.on_end(functools.partial(self._cut, self._watch, self.sock))
+        super().request(*args, **kwargs)
+
+    def _cut(self, watch: Watch, sock: socket.socket) -> None:
+        if self._watch is watch:  # else the pool has given the connection to another call
+            shut_down(sock)
+
+
+class _TLSConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+class Adapter(HTTPAdapter):
+    """requests' own adapter over watched connections; one a process, shared by its threads."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, socket_options=_SOCKET_OPTIONS, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager

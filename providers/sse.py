@@ -1,0 +1,71 @@
+"""Server-sent events out of bytes, parsed as the HTML standard has it (chapter 9.2)."""
+
+MAX_EVENT_BYTES = 1_000_000
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventTooLong(ValueError):
+    """An event of more than MAX_EVENT_BYTES: no provider that means well sends one."""
+
+
+class Decoder:
+    """The data of each event, from reads that may end anywhere.
+
+    It works on bytes, because a read may end inside a character, and because lines end with LF,
+    CRLF or CR and nothing else: str.splitlines() would also split at U+2028 and its friends,
+    which are legal inside JSON.
+    """
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._after_cr = False
+        self._at_start = True
+
+    def feed(self, read: bytes) -> list[str]:
+        """The events that `read` completes, in order; what it leaves open waits for more.
+
+        Raises EventTooLong, and UnicodeDecodeError for what is not UTF-8.
+        """
+        if self._after_cr:
+            read = read.removeprefix(b"\n")
+        end_of_lines = max(read.rfind(b"\n"), read.rfind(b"\r")) + 1
+        if not end_of_lines:
+            self._after_cr = self._after_cr and not read
+            self._keep(read)
+            return []
+        lines = bytes(self._rest + read[:end_of_lines]).splitlines()
+        self._rest.clear()
+        self._keep(read[end_of_lines:])
+        self._after_cr = read.endswith(b"\r")
+        if self._at_start:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(_BOM)
+        return self._events(lines)
+
+    def _keep(self, rest: bytes) -> None:
+        self._rest += rest
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise EventTooLong
+
+    def _events(self, lines: list[bytes]) -> list[str]:
+        events = []
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._add(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif not line:
+                data = b"\n".join(self._data).decode()
+                self._data.clear()
+                self._data_bytes = 0
+                if data:
+                    events.append(data)
+            elif line == b"data":
+                self._add(b"")
+        return events
+
+    def _add(self, data: bytes) -> None:
+        self._data.append(data)
+        self._data_bytes += len(data)
+        if self._data_bytes > MAX_EVENT_BYTES:
+            raise EventTooLong

@@ -1,0 +1,113 @@
+"""The published JSON Schemas, compiled once: they judge every request and every answer."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+DOCUMENTS: dict[str, dict[str, Any]] = {
+    path.stem: json.loads(path.read_bytes())
+    for path in sorted(Path(__file__).parent.glob("*.json"))
+}
+
+_PROPERTIES = DOCUMENTS["request"]["properties"]
+_DEFAULTS = {name: rule["default"] for name, rule in _PROPERTIES.items() if "default" in rule}
+_REQUEST = Draft202012Validator(DOCUMENTS["request"])
+_ANSWER = Draft202012Validator(DOCUMENTS["response-200"])
+
+# In words of our own: jsonschema's messages repeat the instance, which is the prompt (#1218).
+_RULES: dict[str, Callable[[Any], str]] = {
+    "type": lambda name: f"must be {'an' if name[0] in 'aeio' else 'a'} {name}",
+    "enum": lambda values: f"must be one of {', '.join(map(json.dumps, values))}",
+    "minItems": lambda least: f"must have at least {least} item{'s' if least > 1 else ''}",
+    "minLength": lambda least: f"must have at least {least} character{'s' if least > 1 else ''}",
+    "minimum": lambda limit: f"must be at least {limit}",
+    "maximum": lambda limit: f"must be at most {limit}",
+    "exclusiveMinimum": lambda limit: f"must be greater than {limit}",
+}
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _refuse_constant(_name: str) -> Any:
+    raise ValueError
+
+
+# NaN and Infinity, which Python would accept, are not JSON.
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+class NotJSON(ValueError):
+    """Why a body is no JSON document, without a word of it."""
+
+
+class Violation(ValueError):
+    """What breaks a schema: the field's path and the rule, without the offending value."""
+
+
+def parse(body: bytes) -> Any:
+    """The JSON document in `body`; raises NotJSON, whatever is wrong with it."""
+    if not body:
+        raise NotJSON("The body is empty: it must be a JSON object")
+    try:
+        text = body.decode("utf-8-sig")
+        document = _decode(text)
+        if _SURROGATE.search(text):
+            # Half a surrogate pair is no Unicode text; both providers refuse it.
+            json.dumps(document, ensure_ascii=False).encode()
+        return document
+    except UnicodeDecodeError as error:
+        raise NotJSON(f"The body is not UTF-8, at byte {error.start}") from None
+    except UnicodeEncodeError:
+        raise NotJSON("The body has half a surrogate pair (\\ud800 to \\udfff alone)") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise NotJSON(f"The body is not JSON, at {place}") from None
+    except RecursionError:
+        raise NotJSON("The body is nested too deeply") from None
+    except ValueError:
+        raise NotJSON("The body has a number that is no JSON number, or one too long") from None
+
+
+def check_request(document: Any) -> dict[str, Any]:
+    """`document` with the schema's defaults filled in; raises Violation where it breaks a rule."""
+    _check(_REQUEST, document)
+    return {**_DEFAULTS, **document}
+
+
+def check_answer(document: Any) -> None:
+    """Nothing, if `document` fits the 200 schema; raises Violation where it does not."""
+    _check(_ANSWER, document)
+
+
+def unnamed_properties(document: dict[str, Any]) -> list[str]:
+    """The properties of a request that its schema does not name, `messages[].name` for nested."""
+    message_properties = _PROPERTIES["messages"]["items"]["properties"]
+    in_messages = {
+        name: None
+        for message in document["messages"]
+        if len(message) > len(message_properties)
+        for name in message
+        if name not in message_properties
+    }
+    return [name for name in document if name not in _PROPERTIES] + [
+        f"messages[].{name}" for name in in_messages
+    ]
+
+
+def _check(validator: Draft202012Validator, document: Any) -> None:
+    for error in validator.iter_errors(document):
+        raise Violation(_describe(error))
+
+
+def _describe(error: Any) -> str:
+    path = error.json_path.removeprefix("$").removeprefix(".")
+    if error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in error.instance)
+        return f"{path}.{missing} is required" if path else f"{missing} is required"
+    rule = _RULES[error.validator](error.validator_value)
+    return f"{path or 'the body'} {rule}"

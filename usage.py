@@ -1,0 +1,89 @@
+"""What is written down: one JSON line on standard output for each call, and for each mishap.
+
+Never prompts, answers, tokens, keys or an exception's own words, which may hold any of them.
+"""
+
+import json
+import logging
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+# A record stays below 4096 bytes (PIPE_BUF), so that the lines of several workers that share
+# one pipe cannot run into each other: a caller's text may take 6 bytes a character as JSON.
+MAX_NAME_CHARACTERS = 128
+
+_logger = logging.getLogger("usage")
+
+
+def log_to_stdout() -> None:
+    """Have the lines written; called once, when the service starts."""
+    if not _logger.handlers:
+        _logger.addHandler(logging.StreamHandler(sys.stdout))
+        _logger.setLevel(logging.INFO)
+        _logger.propagate = False
+
+
+def log(event: str, **fields: Any) -> None:
+    """Write one line. JSON in ASCII: no field can break out of it or forge another."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    _logger.info(json.dumps({"event": event, "time": now, **fields}))
+
+
+def log_crash(request_id: str, error: BaseException) -> None:
+    """Write down the type and place of an error that nobody expected."""
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    place = [f"{at.filename.rpartition('/')[2]}:{at.lineno} in {at.name}" for at in frame]
+    log("crash", request_id=request_id, type=type(error).__name__, place="".join(place))
+
+
+class Record:
+    """The usage record of one call, from its start to the one time it is written."""
+
+    def __init__(
+        self, request_id: str, caller: str, provider: str, request: dict[str, Any]
+    ) -> None:
+        self.request_id = request_id
+        self._started = time.monotonic()
+        self._is_written = False
+        self._fields: dict[str, Any] = {
+            "request_id": request_id,
+            "caller": caller,
+            "brand_id": request["brand_id"][:MAX_NAME_CHARACTERS],
+            "requested_by": request["requested_by"][:MAX_NAME_CHARACTERS],
+            "model": request["model"],
+            "answered_model": None,
+            "provider": provider,
+            "stream": request["stream"],
+            "status": None,
+            "code": None,
+            "finish_reason": None,
+            "prompt_tokens": None,
+            "completion_tokens": None,
+            "total_tokens": None,
+            "attempts": 0,
+            "duration_ms": None,
+            "first_token_ms": None,
+            "provider_request_id": None,
+        }
+
+    def note_text(self) -> None:
+        """Called whenever a stream brought text: the first time counts."""
+        if self._fields["first_token_ms"] is None:
+            self._fields["first_token_ms"] = self._ms()
+
+    def note(self, **fields: Any) -> None:
+        """Set fields of the record; those never set stay null, for they are never guessed."""
+        self._fields |= fields
+
+    def write(self, status: str, code: str | None = None) -> None:
+        """Write it, the first time only; `status` is ok, error or client_disconnect."""
+        if not self._is_written:
+            self._is_written = True
+            self.note(status=status, code=code, duration_ms=self._ms())
+            log("usage", **self._fields)
+
+    def _ms(self) -> float:
+        return round((time.monotonic() - self._started) * 1000, 1)
