@@ -1,0 +1,204 @@
+"""A real service for the tests: gunicorn as the Procfile starts it, and its upstream."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import requests
+
+from tests.upstream import Upstream
+
+ROOT = Path(__file__).parent.parent
+TOKEN = "test-token"
+BOUND_TOKEN = "bound-token"
+ANTHROPIC_KEY = "sk-ant-the-secret-key"
+OPENAI_KEY = "sk-proj-the-secret-key"
+CLAUDE, GPT = "claude-sonnet-4-6", "gpt-4o"
+
+
+def ask(model: str = GPT, text: str = "Hi", **more: Any) -> dict[str, Any]:
+    """A valid request body."""
+    messages = [{"role": "user", "content": text}]
+    return {"model": model, "messages": messages, "brand_id": "loop", "requested_by": "me"} | more
+
+
+class Service:
+    """gunicorn on a port of its own, with its log; a context manager that stops it."""
+
+    def __init__(self, log: Path, **environ: str) -> None:
+        self.log_path = log
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.token = TOKEN
+        self._environ = {
+            "PATH": os.environ["PATH"],
+            "PORT": str(self.port),
+            "ACCESS_TOKENS": f"team:{TOKEN},bound:{BOUND_TOKEN}:loop|acme",
+            "WEB_CONCURRENCY": "1",
+            "PYTHONUNBUFFERED": "1",
+            **environ,
+        }
+
+    def __enter__(self) -> Self:
+        gunicorn = Path(sys.executable).with_name("gunicorn")
+        with self.log_path.open("w") as log:
+            self.process = subprocess.Popen(
+                [gunicorn], cwd=ROOT, env=self._environ, stdout=log, stderr=subprocess.STDOUT
+            )
+        self.until(lambda: self._answers() or self.process.poll() is not None)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for pid in [*self.worker_pids(), self.process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/healthz", timeout=1).ok
+        except requests.ConnectionError:
+            return False
+
+    @staticmethod
+    def until(is_so: Callable[[], Any], timeout_s: float = 10) -> Any:
+        """What `is_so` says once it is true; polled, as processes and logs send no events."""
+        end = time.monotonic() + timeout_s
+        while not (found := is_so()):
+            if time.monotonic() > end:
+                raise TimeoutError("it did not become so")
+            time.sleep(0.02)
+        return found
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def worker_pids(self) -> list[int]:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+    def records(self, count: int = 1) -> list[dict[str, Any]]:
+        """All usage records, once there are at least `count`."""
+
+        def read() -> list[dict[str, Any]]:
+            lines = [line for line in self.log.splitlines(keepends=True) if line.endswith("\n")]
+            found = [json.loads(line) for line in lines if line.startswith("{")]
+            return [line for line in found if line["event"] == "usage"]
+
+        self.until(lambda: len(read()) >= count)
+        return read()
+
+    def post(self, body: Any, token: str | None = TOKEN, **more: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return requests.post(
+            f"{self.url}/v1/chat/completions",
+            data=data,
+            headers=headers | more.pop("headers", {}),
+            timeout=30,
+            **more,
+        )
+
+    def stream(self, body: dict[str, Any]) -> list[str]:
+        """All lines of a streamed answer but the empty ones."""
+        response = self.post(body | {"stream": True}, stream=True)
+        assert response.status_code == 200, response.text
+        return [line for line in response.content.decode().split("\n") if line]
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def send(self, body: dict[str, Any], token: str = TOKEN) -> socket.socket:
+        """A connection on which the request has been sent, its answer unread."""
+        data = json.dumps(body).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n"
+        )
+        sock = self.connect()
+        sock.sendall(head.encode() + data)
+        return sock
+
+
+def chunks(lines: list[str]) -> list[dict[str, Any]]:
+    """The JSON documents of a stream's lines."""
+    return [json.loads(line[6:]) for line in lines if re.match(r"data: \{", line)]
+
+
+def text_of(lines: list[str]) -> str:
+    """The text that a stream brought."""
+    choices = [choice for chunk in chunks(lines) for choice in chunk.get("choices", [])]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Starts services with settings of their own, by variable; stops them when the test ends."""
+    running: list[Service] = []
+
+    def start_one(**environ: Any) -> Service:
+        texts = {name: str(value) for name, value in environ.items()}
+        running.append(Service(tmp_path / f"log{len(running)}", **texts).__enter__())
+        return running[-1]
+
+    yield start_one
+    for service in running:
+        service.__exit__()
+
+
+def pointed_at(upstream: Upstream) -> dict[str, str]:
+    """The variables that send a service's calls to `upstream`."""
+    return {
+        "ANTHROPIC_API_KEY": ANTHROPIC_KEY,
+        "OPENAI_API_KEY": OPENAI_KEY,
+        "ANTHROPIC_BASE_URL": upstream.url,
+        "OPENAI_BASE_URL": f"{upstream.url}/v1",
+    }
+
+
+@pytest.fixture(scope="session")
+def offline_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A running service that needs no provider."""
+    with Service(tmp_path_factory.mktemp("offline") / "log", OFFLINE="1") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Upstream]]:
+    log = tmp_path_factory.mktemp("service") / "log"
+    with Upstream() as server, Service(log, **pointed_at(server)) as running:
+        yield running, server
+
+
+@pytest.fixture
+def service(_shared: tuple[Service, Upstream]) -> Service:
+    """A running service with default settings; `provider` is its upstream."""
+    return _shared[0]
+
+
+@pytest.fixture
+def provider(_shared: tuple[Service, Upstream]) -> Upstream:
+    """The upstream of `service`, without anything left over from another test."""
+    server = _shared[1]
+    server.replies.clear()
+    server.received.clear()
+    return server
