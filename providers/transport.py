@@ -5,8 +5,6 @@ import json
 import math
 import random
 import re
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn, Self, TypeVar
@@ -14,12 +12,19 @@ from typing import Any, NoReturn, Self, TypeVar
 import requests
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
-from urllib3.util.retry import Retry
 
 import errors
 from errors import CallerLeft, Kind, ServiceError
 from providers.base import Call, Event, EventStream
 from providers.connections import Adapter, Sending, in_this_thread
+from providers.failures import (
+    RETRYABLE_STATUSES,
+    ErrorObject,
+    Failure,
+    RetryBudget,
+    kind_of_status,
+    retry_after_s,
+)
 from providers.sse import Decoder, EventTooLong
 from settings import Settings
 from watchdog import Cause
@@ -28,100 +33,12 @@ MAX_ATTEMPTS = 3
 # A longer wait is the caller's to decide on: SDKs honour the Retry-After that is passed on.
 MAX_WAIT_S = 2.0
 MAX_ERROR_BYTES = 64_000
-MAX_QUOTE_CHARACTERS = 300
 READ_BYTES = 65_536
 # The end of a stream's body follows its end mark at once, or the connection is not worth keeping.
 END_OF_BODY_S = 0.1
 
-_RETRYABLE = frozenset({408, 409, 429, *range(500, 600)})
-_KINDS_BY_STATUS = {
-    401: errors.PROVIDER_AUTH_FAILED,
-    402: errors.PROVIDER_AUTH_FAILED,
-    403: errors.PROVIDER_AUTH_FAILED,
-    404: errors.MODEL_NOT_AVAILABLE,
-    408: errors.PROVIDER_TIMEOUT,
-    409: errors.PROVIDER_UNAVAILABLE,
-    429: errors.PROVIDER_RATE_LIMITED,
-}
-_KINDS_BY_HUNDRED = {
-    4: errors.PROVIDER_REJECTED_REQUEST,
-    5: errors.PROVIDER_UNAVAILABLE,
-}
-# Both vendors' error codes and types: all that an error in mid-stream has to tell it by.
-_KINDS_BY_WORD = {
-    "insufficient_quota": errors.PROVIDER_RATE_LIMITED,
-    "rate_limit_exceeded": errors.PROVIDER_RATE_LIMITED,
-    "rate_limit_error": errors.PROVIDER_RATE_LIMITED,
-    "model_not_found": errors.MODEL_NOT_AVAILABLE,
-    "not_found_error": errors.MODEL_NOT_AVAILABLE,
-    "invalid_api_key": errors.PROVIDER_AUTH_FAILED,
-    "authentication_error": errors.PROVIDER_AUTH_FAILED,
-    "billing_error": errors.PROVIDER_AUTH_FAILED,
-    "permission_error": errors.PROVIDER_AUTH_FAILED,
-    "context_length_exceeded": errors.PROVIDER_REJECTED_REQUEST,
-    "invalid_request_error": errors.PROVIDER_REJECTED_REQUEST,
-    "request_too_large": errors.PROVIDER_REJECTED_REQUEST,
-    "timeout_error": errors.PROVIDER_TIMEOUT,
-    "overloaded_error": errors.PROVIDER_UNAVAILABLE,
-    "api_error": errors.PROVIDER_UNAVAILABLE,
-    "server_error": errors.PROVIDER_UNAVAILABLE,
-}
-# Only where the caller can do something about the cause do the provider's own words help.
-_QUOTED = (errors.PROVIDER_REJECTED_REQUEST, errors.MODEL_NOT_AVAILABLE)
-_KEY_LIKE = re.compile(r"\b(?:sk-|bearer\s)[^\s\"',;]+", re.IGNORECASE)
 _PLAIN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-class RetryBudget:
-    """The retries that a process may make: one for every ten calls, and one a second.
-
-    Without it, an outage would triple the load on a provider that is down already.
-    """
-
-    SAVED_AT_MOST = 10.0
-
-    def __init__(self) -> None:
-        self._saved = self.SAVED_AT_MOST
-        self._at = time.monotonic()
-        self._lock = threading.Lock()
-
-    def note_call(self) -> None:
-        with self._lock:
-            self._saved = min(self.SAVED_AT_MOST, self._saved + 0.1)
-
-    def take(self) -> bool:
-        """Whether a retry may be made; if so, it is taken from the budget."""
-        with self._lock:
-            now = time.monotonic()
-            self._saved = min(self.SAVED_AT_MOST, self._saved + now - self._at)
-            self._at = now
-            may = self._saved >= 1
-            self._saved -= may
-            return may
-
-
-class _Failure(Exception):
-    """An attempt that failed: what to tell the caller, and what speaks for another attempt."""
-
-    def __init__(
-        self,
-        kind: Kind,
-        text: str,
-        *,
-        retryable: bool = False,
-        forbidden: bool = False,
-        unanswered: bool = False,
-        wait_s: float | None = None,
-    ) -> None:
-        super().__init__(text)
-        self.kind = kind
-        self.text = text
-        self.retryable = retryable and not forbidden
-        self.forbidden = forbidden
-        self.unanswered = unanswered
-        self.wait_s = wait_s
 
 
 T = TypeVar("T")
@@ -155,6 +72,7 @@ class Endpoint:
         self.name = name
         self.request_id_header = request_id_header
         self.settings = settings
+        self.secrets = (settings.anthropic_api_key, settings.openai_api_key)
         self.has_key = None not in headers.values()
         self.budget = RetryBudget()
         # The adapter itself and no Session: no cookies, no .netrc, no proxy variables, and no
@@ -229,7 +147,7 @@ class Exchange:
             try:
                 self._send()
                 return self
-            except _Failure as failure:
+            except Failure as failure:
                 if may_reconnect and failure.unanswered and self._sending.on_used_connection:
                     # The provider closed it while it was idle (urllib3 #944): not a failed
                     # request. The pool may hold more such connections, so it is emptied.
@@ -278,13 +196,12 @@ class Exchange:
 
     def fail(self, text: str, kind: Kind = errors.PROVIDER_BAD_RESPONSE) -> NoReturn:
         """Raise the ServiceError that says "<provider> <text>"."""
-        self._fail(_Failure(kind, text))
+        self._fail(Failure(kind, text))
 
     def fail_with(self, document: Any) -> NoReturn:
         """Raise the ServiceError for `document`, a provider's error object in mid-stream."""
-        words, message = _error_of(document)
-        kind = _KINDS_BY_WORD[words[0]] if words else errors.PROVIDER_UNAVAILABLE
-        self.fail("broke off" + _in_brackets(words) + self._quote(kind, message), kind)
+        error = ErrorObject(document)
+        self.fail(f"broke off{error.describe(error.kind, self._endpoint.secrets)}", error.kind)
 
     def _send(self) -> None:
         settings, time_left_s = self._endpoint.settings, self._call.watch.time_left_s
@@ -314,48 +231,47 @@ class Exchange:
                 raise self._refused()
         if headers.get("Content-Encoding", "identity").lower() != "identity":
             self._response.close()
-            raise _Failure(errors.PROVIDER_BAD_RESPONSE, "sent a compressed answer unasked")
+            raise Failure(errors.PROVIDER_BAD_RESPONSE, "sent a compressed answer unasked")
 
-    def _unanswered(self, error: Exception) -> _Failure:
+    def _unanswered(self, error: Exception) -> Failure:
         if isinstance(error, requests.ReadTimeout):
             return self._silent()
         if isinstance(error, requests.ConnectTimeout):
             limit_s = self._endpoint.settings.connect_timeout_s
             text = f"took no connection within {limit_s:g} s"
-            return _Failure(errors.PROVIDER_TIMEOUT, text, retryable=True)
+            return Failure(errors.PROVIDER_TIMEOUT, text, retryable=True)
         if isinstance(error, requests.exceptions.SSLError):
-            return _Failure(errors.PROVIDER_UNAVAILABLE, "failed the TLS handshake")
+            return Failure(errors.PROVIDER_UNAVAILABLE, "failed the TLS handshake")
         cause = error.args[0] if error.args else None
         if isinstance(cause, ProtocolError) and isinstance(cause.args[-1], OSError):
             text = "closed the connection without an answer"
-            return _Failure(errors.PROVIDER_UNAVAILABLE, text, retryable=True, unanswered=True)
+            return Failure(errors.PROVIDER_UNAVAILABLE, text, retryable=True, unanswered=True)
         if isinstance(error, requests.ConnectionError) and not isinstance(cause, ProtocolError):
-            return _Failure(errors.PROVIDER_UNAVAILABLE, "cannot be reached", retryable=True)
-        return _Failure(errors.PROVIDER_BAD_RESPONSE, "sent what is not an HTTP answer")
+            return Failure(errors.PROVIDER_UNAVAILABLE, "cannot be reached", retryable=True)
+        return Failure(errors.PROVIDER_BAD_RESPONSE, "sent what is not an HTTP answer")
 
-    def _refused(self) -> _Failure:
+    def _refused(self) -> Failure:
         status, headers = self._response.status, self._response.headers
-        words: list[str] = []
-        message = ""
+        error = ErrorObject(None)
         with contextlib.suppress(ServiceError):
-            words, message = _error_of(self.parse(self._read_up_to(MAX_ERROR_BYTES)))
-        kind = _KINDS_BY_STATUS.get(
-            status, _KINDS_BY_HUNDRED.get(status // 100, errors.PROVIDER_BAD_RESPONSE)
-        )
-        note = " with a redirect, which is never followed" if status // 100 == 3 else ""
-        return _Failure(
+            error = ErrorObject(self.parse(self._read_up_to(MAX_ERROR_BYTES)))
+        kind = kind_of_status(status)
+        text = f"answered {status}{error.describe(kind, self._endpoint.secrets)}"
+        if status // 100 == 3:
+            text += ", a redirect, which is never followed"
+        return Failure(
             kind,
-            f"answered {status}{_in_brackets(words)}{note}{self._quote(kind, message)}",
-            retryable=status in _RETRYABLE,
-            forbidden=headers.get("x-should-retry") == "false" or "insufficient_quota" in words,
-            wait_s=_retry_after_s(headers),
+            text,
+            retryable=status in RETRYABLE_STATUSES,
+            forbidden=headers.get("x-should-retry") == "false" or error.is_out_of_credit,
+            wait_s=retry_after_s(headers),
         )
 
-    def _silent(self) -> _Failure:
+    def _silent(self) -> Failure:
         if not self._is_stream:
-            return _Failure(errors.PROVIDER_TIMEOUT, self._too_slow())
+            return Failure(errors.PROVIDER_TIMEOUT, self._too_slow())
         limit_s = self._endpoint.settings.read_timeout_s
-        return _Failure(errors.PROVIDER_TIMEOUT, f"sent nothing for {limit_s:g} s")
+        return Failure(errors.PROVIDER_TIMEOUT, f"sent nothing for {limit_s:g} s")
 
     def _too_slow(self) -> str:
         settings = self._endpoint.settings
@@ -385,7 +301,7 @@ class Exchange:
             body += read
         return bytes(body[:limit])
 
-    def _wait_for_retry_s(self, failure: _Failure) -> float:
+    def _wait_for_retry_s(self, failure: Failure) -> float:
         """Seconds until the next attempt; raises the failure's ServiceError if there is none."""
         retries = self._call.attempts - 1
         wait_s = failure.wait_s
@@ -402,7 +318,7 @@ class Exchange:
             self._fail(failure)
         return wait_s
 
-    def _fail(self, failure: _Failure) -> NoReturn:
+    def _fail(self, failure: Failure) -> NoReturn:
         self._raise_if_ended()
         text = f"{self._endpoint.name} {failure.text}"
         if self._call.attempts > 1:
@@ -430,49 +346,11 @@ class Exchange:
                 text = f"{self._endpoint.name} {self._too_slow()}."
                 raise ServiceError(errors.PROVIDER_TIMEOUT, text)
 
-    def _quote(self, kind: Kind, message: str) -> str:
-        """A provider's message on one line, without anything that looks like a key."""
-        if kind not in _QUOTED or not message:
-            return ""
-        settings = self._endpoint.settings
-        for secret in filter(None, (settings.anthropic_api_key, settings.openai_api_key)):
-            message = message.replace(secret, "[key]")
-        line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-        return f": {_KEY_LIKE.sub('[key]', line)[:MAX_QUOTE_CHARACTERS]}"
-
 
 def _proxies(settings: Settings) -> dict[str, str]:
     proxy = settings.upstream_proxy
     return {"http": proxy, "https": proxy} if proxy else {}
 
 
-def _error_of(document: Any) -> tuple[list[str], str]:
-    """The known words (code, type) and the message of a provider's error object."""
-    error = document.get("error") if isinstance(document, dict) else None
-    if not isinstance(error, dict):
-        return [], ""
-    said = (error.get("code"), error.get("type"))
-    words = [word for word in said if isinstance(word, str) and word in _KINDS_BY_WORD]
-    message = error.get("message")
-    return words, message if isinstance(message, str) else ""
-
-
-def _in_brackets(words: list[str]) -> str:
-    return f" ({words[0]})" if words else ""
-
-
 def _plain_id(value: str | None) -> str | None:
     return value if value and _PLAIN_ID.fullmatch(value) else None
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait as the provider says, in OpenAI's milliseconds or the standard's forms."""
-    try:
-        if "retry-after-ms" in headers:
-            wait_s = float(headers["retry-after-ms"]) / 1000
-            return wait_s if 0 <= wait_s < math.inf else None
-        if "Retry-After" in headers:
-            return Retry().parse_retry_after(headers["Retry-After"])
-    except (HTTPError, ValueError, OverflowError):  # neither form
-        pass
-    return None
