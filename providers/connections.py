@@ -48,6 +48,7 @@ in_this_thread = _InThisThread()
 class _Connection(HTTPConnection):
     _watch: Watch | None = None
     _is_used = False
+    _unsent: bytearray | None = None
 
     def connect(self) -> None:
         super().connect()
@@ -63,7 +64,17 @@ class _Connection(HTTPConnection):
         self.sock.settimeout(sending.read_timeout_s)
         self._watch = sending.watch
         self._watch.on_end(functools.partial(self._cut, self._watch, self.sock))
+        # Head and body leave in one write instead of two.
+        self._unsent = bytearray()
         super().request(*args, **kwargs)
+        whole, self._unsent = self._unsent, None
+        self.send(whole)
+
+    def send(self, data: Any) -> None:
+        if self._unsent is None:
+            super().send(data)
+        else:
+            self._unsent += data
 
     def _cut(self, watch: Watch, sock: socket.socket) -> None:
         if self._watch is watch:  # else the pool has given the connection to another call
