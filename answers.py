@@ -11,6 +11,7 @@ from providers.base import Answer, Beat, Event, Finish, Start, Usage
 MEDIA_TYPE = "text/event-stream"
 PING = ": ping\n\n"
 DONE = "data: [DONE]\n\n"
+_TEXT = "text"
 
 
 def completion(answer: Answer) -> dict[str, Any]:
@@ -56,6 +57,7 @@ class Chunks:
         self._include_usage = include_usage
         self._room_bytes = max_answer_bytes
         self._texts: list[str] = []
+        self._around_text: list[str] = []
 
     def write(self, event: Event) -> str:
         """`event` as server-sent text; without `[DONE]`, which is left to send.
@@ -69,17 +71,21 @@ class Chunks:
                 return PING
             case Start():
                 self.start = event
+                # Only the text differs from one chunk of text to the next.
+                self._around_text = self._chunk({"content": _TEXT}).rsplit(json.dumps(_TEXT), 1)
                 return self._chunk({"role": "assistant", "content": ""})
             case Finish():
                 return self._end(event)
 
     def _text(self, text: str) -> str:
+        self._begun()
         self.has_text = True
         self._texts.append(text)
         self._room_bytes -= len(text)
         if self._room_bytes < 0:
             raise ServiceError(errors.PROVIDER_BAD_RESPONSE, "The provider's answer is too long.")
-        return self._chunk({"content": text})
+        before, after = self._around_text
+        return f"{before}{json.dumps(text)}{after}"
 
     def _end(self, finish: Finish) -> str:
         usage = completion(Answer(self._begun(), "".join(self._texts), finish))["usage"]
