@@ -5,6 +5,7 @@ import hmac
 import json
 import re
 import socket
+import sys
 import uuid
 from hashlib import sha256
 from http import HTTPStatus
@@ -16,14 +17,17 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 
 import answers
 import errors
+import reference
 import schemas
 import usage
 import watchdog
 from chat import ChatCall, ChatService, wants_usage
 from errors import CallerLeft, ServiceError
 from settings import Caller, Settings, load
+from usage_table import usage_command
 
-PUBLIC = {"api.healthz"}
+# Health checks come without a token, and so does a browser that opens the reference page.
+PUBLIC = {"api.healthz", "reference.page", "reference.openapi", "reference.static"}
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -71,7 +75,7 @@ def healthz() -> Response:
 @api.before_app_request
 def admit() -> None:
     """Everything but PUBLIC is for known callers only, before a byte of the body is read."""
-    asked = request.headers.get("X-Request-Id", "")
+    asked = request.environ.get("HTTP_X_REQUEST_ID", "")
     g.request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
     if request.endpoint not in PUBLIC:
         g.caller = _caller()
@@ -105,12 +109,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or load()
     usage.log_to_stdout()
     for gap in settings.gaps():
-        usage.log("start", warning=gap)
+        print(gap, file=sys.stderr)  # noqa: T201 - not among the records of `flask usage`
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # a POST to //v1/… is a 404, not a redirect
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.extensions["chat"] = ChatService(settings)
     app.register_blueprint(api)
+    app.register_blueprint(reference.blueprint)
+    app.cli.add_command(usage_command)
     return app
 
 
@@ -144,7 +150,7 @@ def _read_request() -> dict[str, Any]:
 
 
 def _read_body() -> bytes:
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
         text = "The body must not be compressed: send it without Content-Encoding."
         raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
     try:

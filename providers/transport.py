@@ -86,7 +86,7 @@ class Endpoint:
                 "Accept-Encoding": "identity",
                 "Content-Type": "application/json",
                 "User-Agent": "chat-completions-gateway",
-                **headers,
+                **{name: value for name, value in headers.items() if value is not None},
             },
         ).prepare()
 

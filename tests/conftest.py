@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import pytest
 import requests
+import responses
 
 from tests.upstream import Upstream
 
@@ -202,3 +203,10 @@ def provider(_shared: tuple[Service, Upstream]) -> Upstream:
     server.replies.clear()
     server.received.clear()
     return server
+
+
+@pytest.fixture
+def wire() -> Iterator[responses.RequestsMock]:
+    """The providers, for the service inside this process: nothing goes out but to these replies."""
+    with responses.RequestsMock() as mock:
+        yield mock
