@@ -1,0 +1,141 @@
+"""What people read of the service: the API reference, its OpenAPI document, the list of models.
+
+All of it is made from the schema files and the error table, so it says what the service does.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flask import Blueprint, Response, render_template, request
+
+import errors
+import providers
+import schemas
+
+blueprint = Blueprint(
+    "reference",
+    __name__,
+    static_folder="static",
+    static_url_path="/static",
+    template_folder="templates",
+)
+
+# The console on the page talks to this origin and to nothing else; the icon is a data: URL.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+LIMIT_WORDS = {
+    "enum": "one of {}",
+    "minimum": "from {}",
+    "maximum": "up to {}",
+    "exclusiveMinimum": "above {}",
+    "minLength": "{} or more characters",
+    "minItems": "{} or more items",
+}
+
+
+class Field(NamedTuple):
+    """One row of a field table; `default` is JSON, or empty where there is none."""
+
+    path: str
+    type: str
+    limits: str
+    default: str
+    required: bool
+
+
+def fields_of(schema: Mapping[str, Any], prefix: str = "") -> Iterator[Field]:
+    """Every property the schema names, depth first, with its path as error messages write it."""
+    for name, rule in schema.get("properties", {}).items():
+        path = prefix + name
+        default = json.dumps(rule["default"]) if "default" in rule else ""
+        required = name in schema.get("required", ())
+        yield Field(path, rule["type"], limits_of(rule), default, required)
+        yield from fields_of(rule, f"{path}.")
+        yield from fields_of(rule.get("items", {}), f"{path}[].")
+
+
+def limits_of(rule: Mapping[str, Any]) -> str:
+    """The rule's limits in words; one that has no words here is shown as the schema writes it."""
+    shown_elsewhere = {"type", "default", "properties", "required", "items"}
+    return " ".join(
+        LIMIT_WORDS.get(word, word + " {}").format(
+            ", ".join(map(str, value)) if isinstance(value, list) else value
+        )
+        for word, value in rule.items()
+        if word not in shown_elsewhere
+    )
+
+
+def kinds_by_status() -> dict[int, list[errors.Kind]]:
+    """The error table, in ascending order of status."""
+    statuses = sorted({kind.status for kind in errors.KINDS})
+    return {s: [kind for kind in errors.KINDS if kind.status == s] for s in statuses}
+
+
+def openapi_document() -> dict[str, Any]:
+    """openapi.json completed with the schema files, as they are, and with the error table."""
+    document: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
+    document["components"]["schemas"] = schemas.DOCUMENTS
+    for status, kinds in kinds_by_status().items():
+        schema = "response-500" if status >= 500 else "response-400"
+        content = {
+            "schema": {"$ref": f"#/components/schemas/{schema}"},
+            "examples": {
+                kind.code: {"value": {"error": kind.code, "message": kind.remedy}} for kind in kinds
+            },
+        }
+        document["components"]["responses"][str(status)] |= {
+            "description": HTTPStatus(status).phrase,
+            "content": {"application/json": content},
+        }
+    return document
+
+
+def model_list() -> dict[str, Any]:
+    """The schema's models in OpenAI's list form; no provider dates them here: `created` is 0."""
+    names = schemas.DOCUMENTS["request"]["properties"]["model"]["enum"]
+    owners = providers.PROVIDER_OF
+    return {
+        "object": "list",
+        "data": [
+            {"id": name, "object": "model", "created": 0, "owned_by": owners[name]}
+            for name in names
+        ],
+    }
+
+
+DOCUMENT = openapi_document()
+OPENAPI = json.dumps(DOCUMENT, indent=2).encode()
+MODELS = json.dumps(model_list()).encode()
+
+
+@blueprint.get("/openapi.json", provide_automatic_options=False)
+def openapi() -> Response:
+    """The OpenAPI document."""
+    return Response(OPENAPI, mimetype="application/json")
+
+
+@blueprint.get("/v1/models", provide_automatic_options=False)
+def models() -> Response:
+    """The list that SDKs and chat front ends fill their model menus from."""
+    return Response(MODELS, mimetype="application/json")
+
+
+@blueprint.get("/", provide_automatic_options=False)
+def page() -> Response:
+    """The API reference, with the address it was asked under in its examples."""
+    html = render_template(
+        "reference.html",
+        base_url=request.url_root + "v1",
+        document=DOCUMENT,
+        fields_of=fields_of,
+        kinds=kinds_by_status(),
+    )
+    policy = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
+    return Response(html, mimetype="text/html", headers=policy)

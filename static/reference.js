@@ -1,0 +1,336 @@
+// The try-it console and the copy buttons of the API reference page. Nothing here is stored, and
+// nothing is fetched from anywhere but the origin of the page.
+
+const $ = (id) => document.getElementById(id);
+const BASE_URL = new URL("v1", document.baseURI).href;
+
+/** Turns the bytes of an event stream, cut anywhere, into the data of its events. */
+export class EventReader {
+  #decoder = new TextDecoder(); // keeps a split character for the next read, drops a byte order mark
+  #line = "";
+  #data = [];
+  #afterCarriageReturn = false;
+
+  /** The data of each event that these bytes complete, in order. */
+  read(bytes) {
+    let text = this.#decoder.decode(bytes, { stream: true });
+    if (text === "") return [];
+    if (this.#afterCarriageReturn && text.startsWith("\n")) text = text.slice(1);
+    this.#afterCarriageReturn = text.endsWith("\r");
+    const lines = (this.#line + text).split(/\r\n|\r|\n/);
+    this.#line = lines.pop();
+    return lines.flatMap((line) => this.#event(line));
+  }
+
+  /** [data] if this line ends an event, else []. */
+  #event(line) {
+    if (line === "") {
+      const data = this.#data;
+      this.#data = [];
+      return data.length ? [data.join("\n")] : [];
+    }
+    const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line);
+    if (field === "data") this.#data.push(value);
+    return [];
+  }
+}
+
+/** The text as one word of a shell. */
+function shellQuoted(text) {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/** The curl command that sends this request body. */
+function curlCommand(body) {
+  return [
+    `curl ${body.stream ? "-N " : ""}${shellQuoted(`${BASE_URL}/chat/completions`)}`,
+    `-H "Authorization: Bearer $ACCESS_TOKEN"`,
+    `-H "Content-Type: application/json"`,
+    `-d ${shellQuoted(JSON.stringify(body, null, 2))}`,
+  ].join(" \\\n  ");
+}
+
+/** A failure that the service, the network or the end of the body told of. */
+class Failure extends Error {
+  constructor(code, message, status = "") {
+    super(message);
+    this.code = code;
+    this.status = status;
+  }
+}
+
+// The request -------------------------------------------------------------------------------
+
+/** What was typed, as a number if it is one: the service says what is wrong with the rest. */
+function numberTyped(id) {
+  const text = $(id).value.trim();
+  if (text === "") return undefined;
+  return Number.isFinite(Number(text)) ? Number(text) : text;
+}
+
+function requestBody() {
+  const messages = [...$("message-list").children].map((row) => ({
+    role: row.querySelector(".role").value,
+    content: row.querySelector(".content").value,
+  }));
+  return {
+    model: $("model").value,
+    messages,
+    temperature: numberTyped("temperature"),
+    max_tokens: numberTyped("max_tokens"),
+    stream: $("stream").checked,
+    brand_id: $("brand_id").value,
+    requested_by: $("requested_by").value,
+  };
+}
+
+function showCurl() {
+  $("curl").textContent = curlCommand(requestBody());
+}
+
+function numberMessages() {
+  const rows = [...$("message-list").children];
+  rows.forEach((row, index) => {
+    row.querySelector(".role").setAttribute("aria-label", `Role of message ${index + 1}`);
+    row.querySelector(".content").setAttribute("aria-label", `Content of message ${index + 1}`);
+    row.querySelector(".remove").setAttribute("aria-label", `Remove message ${index + 1}`);
+    row.querySelector(".remove").disabled = rows.length === 1;
+  });
+  showCurl();
+}
+
+function addMessage(content) {
+  const row = $("message-row").content.firstElementChild.cloneNode(true);
+  row.querySelector(".content").value = content;
+  row.querySelector(".remove").addEventListener("click", () => {
+    const neighbour = row.previousElementSibling ?? row.nextElementSibling;
+    row.remove();
+    numberMessages();
+    neighbour.querySelector(".content").focus();
+  });
+  $("message-list").append(row);
+  numberMessages();
+  return row;
+}
+
+// The answer --------------------------------------------------------------------------------
+
+const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(2)} s`;
+
+/** One call, from its request to what is shown of its answer. */
+class Call {
+  #abort = new AbortController();
+  #text = document.createTextNode("");
+  #started = performance.now();
+  #done = false;
+
+  stop() {
+    this.#abort.abort();
+  }
+
+  async run() {
+    this.#show("sending", "Sending the request");
+    try {
+      const response = await this.#send();
+      this.#headers(response);
+      if (!response.ok) throw await failureOf(response);
+      if (response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
+        await this.#stream(response.body);
+      } else {
+        this.#completion(await response.json());
+      }
+      this.#show("done", "The answer is complete");
+    } catch (error) {
+      if (this.#abort.signal.aborted) this.#show("stopped", "Stopped; the answer is incomplete");
+      else this.#fail(error);
+    } finally {
+      this.#abort.abort(); // a stream that failed is not read to its end
+    }
+    $("total-time").textContent = seconds(performance.now() - this.#started);
+  }
+
+  #send() {
+    for (const id of ["first-token", "total-time", "tokens", "finish-reason"]) $(id).textContent = "–";
+    for (const id of ["answered-model", "request-id"]) $(id).textContent = "–";
+    $("answer-text").replaceChildren(this.#text);
+    $("failure").hidden = true;
+    $("remarks").hidden = true;
+    $("answer").scrollIntoView({ block: "nearest" });
+    return fetch(`${BASE_URL}/chat/completions`, {
+      method: "POST",
+      headers: {
+        Authorization: `Bearer ${$("token").value}`,
+        "Content-Type": "application/json",
+      },
+      body: JSON.stringify(requestBody()),
+      signal: this.#abort.signal,
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
+    });
+  }
+
+  #headers(response) {
+    $("request-id").textContent = response.headers.get("X-Request-Id") ?? "–";
+    const remarks = [
+      ["Ignored", "X-Ignored-Parameters"],
+      ["Adjusted", "X-Adjusted-Parameters"],
+      ["Retry after", "Retry-After"],
+    ].filter(([, name]) => response.headers.has(name));
+    $("remarks").replaceChildren(
+      ...remarks.map(([label, name]) => {
+        const item = document.createElement("li");
+        item.textContent = `${label}: ${response.headers.get(name)}`;
+        return item;
+      }),
+    );
+    $("remarks").hidden = remarks.length === 0;
+  }
+
+  #completion(completion) {
+    const [choice] = completion.choices;
+    this.#write(choice.message.content);
+    this.#facts(completion, choice.finish_reason);
+  }
+
+  async #stream(body) {
+    const events = new EventReader();
+    const reader = body.getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      this.#events(events.read(value));
+    }
+    if (!this.#done) {
+      throw new Failure("incomplete_stream", "The stream ended without [DONE]: text is missing.");
+    }
+  }
+
+  #events(events) {
+    let text = "";
+    for (const data of events) {
+      if (data === "[DONE]") {
+        this.#done = true;
+        continue;
+      }
+      const chunk = JSON.parse(data);
+      if (chunk.error) {
+        this.#arrive(text);
+        throw new Failure(chunk.error, chunk.message, "in the stream");
+      }
+      const choice = chunk.choices[0];
+      text += choice?.delta.content ?? "";
+      this.#facts(chunk, choice?.finish_reason);
+    }
+    this.#arrive(text);
+  }
+
+  #arrive(text) {
+    if (text && this.#text.length === 0) {
+      $("first-token").textContent = seconds(performance.now() - this.#started);
+      this.#show("streaming", "The answer is coming in");
+    }
+    this.#write(text);
+  }
+
+  /** Adds to the answer and keeps its end in view for those who have not scrolled up. */
+  #write(text) {
+    const box = $("answer");
+    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
+    this.#text.appendData(text);
+    if (atEnd) box.scrollTop = box.scrollHeight;
+  }
+
+  #facts({ model, usage }, finishReason) {
+    if (model) $("answered-model").textContent = model;
+    if (finishReason) $("finish-reason").textContent = finishReason;
+    if (usage) {
+      const { prompt_tokens: prompt, completion_tokens: completion, total_tokens: total } = usage;
+      $("tokens").textContent = `${prompt} + ${completion} = ${total}`;
+    }
+  }
+
+  #fail(error) {
+    const code = error.code ?? "no_answer";
+    $("failure-code").textContent = code;
+    $("failure-status").textContent = error.status ?? "";
+    $("failure-message").textContent = error.message;
+    $("failure").hidden = false;
+    $("answer").scrollTop = $("answer").scrollHeight;
+    this.#show("failed", `Failed: ${code}`);
+  }
+
+  #show(state, sentence) {
+    const running = state === "sending" || state === "streaming";
+    $("result").dataset.state = state;
+    $("answer").setAttribute("aria-busy", String(running));
+    $("status").textContent = sentence;
+    swapButtons(running);
+  }
+}
+
+/** What an answer with an error status says, whether or not it speaks the contract's form. */
+async function failureOf(response) {
+  const status = `HTTP ${response.status} ${response.statusText}`.trim();
+  const text = await response.text();
+  try {
+    const { error, message } = JSON.parse(text);
+    return new Failure(error, message, status);
+  } catch {
+    return new Failure("not_json", text.slice(0, 300), status);
+  }
+}
+
+/** Lets Send and Stop take turns without losing the keyboard's place. */
+function swapButtons(running) {
+  const [on, off] = running ? [$("stop"), $("send")] : [$("send"), $("stop")];
+  const focused = document.activeElement === off;
+  on.disabled = false;
+  if (focused) on.focus();
+  off.disabled = true;
+}
+
+// Copying -----------------------------------------------------------------------------------
+
+async function copy(button) {
+  const source = $(button.dataset.copy);
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(source.textContent);
+  } else {
+    // Outside https and localhost there is no clipboard object.
+    getSelection().selectAllChildren(source);
+    document.execCommand("copy");
+  }
+  $("copied").textContent = `${button.textContent}: done`;
+  button.classList.add("copied");
+  setTimeout(() => button.classList.remove("copied"), 1500);
+}
+
+// The page ----------------------------------------------------------------------------------
+
+function start() {
+  let call = null;
+  const form = $("console");
+  form.addEventListener("input", showCurl);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    call = new Call();
+    call.run();
+  });
+  form.addEventListener("keydown", (event) => {
+    const sends = event.key === "Enter" && (event.ctrlKey || event.metaKey);
+    if (sends && !$("send").disabled) form.requestSubmit();
+  });
+  $("stop").addEventListener("click", () => call.stop());
+  $("add-message").addEventListener("click", () => addMessage("").querySelector(".content").focus());
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    button.addEventListener("click", () => copy(button));
+  }
+  // A proxy in front may speak https where the service was asked over http.
+  for (const element of document.querySelectorAll(".at-base")) {
+    element.textContent = element.textContent.replace(document.body.dataset.base, BASE_URL);
+  }
+  addMessage("Say hello in five words.");
+}
+
+start();
