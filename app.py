@@ -172,6 +172,8 @@ def _read_body() -> bytes:
 
 def _read_the_rest() -> None:
     """Take what a refused caller is still sending, so that the answer reaches it."""
+    if "wsgi.input_terminated" not in request.environ:
+        return  # the development server's input does not end with the body
     stream, left = request.environ["wsgi.input"], MAX_UNREAD_BYTES
     with contextlib.suppress(Exception), _arrival():
         while left > 0 and (read := stream.read(65_536)):

@@ -49,6 +49,7 @@ class ChatCall:
         self._call = Call(watchdog.watch(caller_socket, timeout_s))
         self._record = usage.Record(request_id, caller.name, self._provider.name, request)
         self._has_slot = False
+        self._batches: EventStream | None = None
 
     def admit(self) -> dict[str, Any]:
         """The parameters that the model's provider needs changed; raises for a call refused."""
@@ -76,13 +77,15 @@ class ChatCall:
     def stream(self) -> Iterator[bytes]:
         """Server-sent events; returns when the first has come, so that early failures raise."""
         with self._recorded():
-            batches = self._provider.stream(self._body, self._call)
-            first = next(batches)
-        return self._events(first, batches)
+            self._batches = self._provider.stream(self._body, self._call)
+            first = next(self._batches)
+        return self._events(first)
 
     def close(self) -> None:
         """Give back all that the call holds; a stream that was not finished was left."""
         self._write_record("client_disconnect")
+        if self._batches is not None:
+            self._batches.close()
         self._call.watch.close()
         if self._has_slot:
             self._has_slot = False
@@ -98,18 +101,17 @@ class ChatCall:
             None if max_tokens is None else int(max_tokens),
         )
 
-    def _events(self, first: list[Event], batches: EventStream) -> Iterator[bytes]:
+    def _events(self, first: list[Event]) -> Iterator[bytes]:
         chunks = answers.Chunks(wants_usage(self._request), self._service.settings.max_answer_bytes)
         try:
             with self._recorded():
-                for batch in chain([first], batches):
+                for batch in chain([first], self._batches or ()):
                     yield from self._written(chunks, batch)
         except CallerLeft:
             pass
         except ServiceError as error:
             yield answers.error_event(error)
         finally:
-            batches.close()
             self.close()
 
     def _written(self, chunks: answers.Chunks, batch: list[Event]) -> Iterator[bytes]:
