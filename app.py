@@ -1,6 +1,5 @@
 """The service's HTTP: who gets in, the routes, and one shape for every error."""
 
-import contextlib
 import hmac
 import json
 import re
@@ -35,9 +34,6 @@ HEADERS = {
     "Strict-Transport-Security": "max-age=31536000",
     "X-Content-Type-Options": "nosniff",
 }
-# What a refused caller is still sending is read first, up to here: closing the connection on it
-# would reset it, and the answer would be lost (RFC 9112, section 9.6).
-MAX_UNREAD_BYTES = 200_000_000
 MAX_IGNORED_CHARACTERS = 2_000
 
 _REQUEST_ID = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # a token, RFC 9110 section 5.6.2
@@ -97,7 +93,6 @@ def fail(error: Exception) -> Response:
     failure = error if isinstance(error, ServiceError) else _service_error(error)
     if failure is not error and failure.kind is errors.INTERNAL_ERROR:
         usage.log_crash(g.request_id, error)
-    _read_the_rest()
     response = _error_response(failure)
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
@@ -112,7 +107,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         print(gap, file=sys.stderr)  # noqa: T201 - not among the records of `flask usage`
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # a POST to //v1/… is a 404, not a redirect
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    # One more, because werkzeug cuts a chunked body at this length without a word.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.extensions["chat"] = ChatService(settings)
     app.register_blueprint(api)
     app.register_blueprint(reference.blueprint)
@@ -153,31 +149,25 @@ def _read_body() -> bytes:
     if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
         text = "The body must not be compressed: send it without Content-Encoding."
         raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
-    try:
-        with _arrival():
-            body = request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        text = f"The body is larger than {request.max_content_length} bytes."
-        raise ServiceError(errors.BODY_TOO_LARGE, text) from None
-    except Exception:  # whatever the server raises for a cut connection or malformed chunks
-        body = b""
-        is_complete = False
-    else:
-        is_complete = len(body) >= (request.content_length or 0)
-    if not is_complete:
+    body = _arrived_body()
+    limit = _service().settings.max_body_bytes
+    if body is not None and len(body) > limit:
+        raise RequestEntityTooLarge
+    if body is None or len(body) < (request.content_length or 0):
         text = "The body ended or stalled before it was complete, or its chunks are malformed."
         raise ServiceError(errors.INCOMPLETE_BODY, text)
     return body
 
 
-def _read_the_rest() -> None:
-    """Take what a refused caller is still sending, so that the answer reaches it."""
-    if "wsgi.input_terminated" not in request.environ:
-        return  # the development server's input does not end with the body
-    stream, left = request.environ["wsgi.input"], MAX_UNREAD_BYTES
-    with contextlib.suppress(Exception), _arrival():
-        while left > 0 and (read := stream.read(65_536)):
-            left -= len(read)
+def _arrived_body() -> bytes | None:
+    """The body as far as it came; None if its framing is broken or the connection was cut."""
+    with _arrival():
+        try:
+            return request.get_data(cache=False)
+        except RequestEntityTooLarge:
+            raise
+        except Exception:  # the server's own, of which it has many
+            return None
 
 
 def _arrival() -> watchdog.Watch:
@@ -216,6 +206,11 @@ def _service_error(error: Exception) -> ServiceError:
         case 405:
             text = f"{request.method} is not allowed here; the Allow header says what is."
             return ServiceError(errors.METHOD_NOT_ALLOWED, text)
+        case 413:
+            limit = _service().settings.max_body_bytes
+            return ServiceError(errors.BODY_TOO_LARGE, f"The body is larger than {limit} bytes.")
+        case 400:
+            return ServiceError(errors.MALFORMED_HTTP, "The request is not well-formed.")
     return ServiceError(errors.INTERNAL_ERROR, "An unexpected error in this service.")
 
 

@@ -13,7 +13,7 @@ import providers
 import usage
 import watchdog
 from errors import CallerLeft, ServiceError
-from providers.base import Call, ChatRequest, Event, EventStream, Finish, Start
+from providers.base import Call, ChatRequest, EventStream, Finish, Start
 from settings import Caller, Settings
 
 
@@ -78,8 +78,9 @@ class ChatCall:
         """Server-sent events; returns when the first has come, so that early failures raise."""
         with self._recorded():
             self._batches = self._provider.stream(self._body, self._call)
-            first = next(self._batches)
-        return self._events(first)
+            pieces = self._pieces(self._batches)
+            first = next(pieces)
+        return self._to_its_end(first, pieces)
 
     def close(self) -> None:
         """Give back all that the call holds; a stream that was not finished was left."""
@@ -101,12 +102,10 @@ class ChatCall:
             None if max_tokens is None else int(max_tokens),
         )
 
-    def _events(self, first: list[Event]) -> Iterator[bytes]:
-        chunks = answers.Chunks(wants_usage(self._request), self._service.settings.max_answer_bytes)
+    def _to_its_end(self, first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
         try:
             with self._recorded():
-                for batch in chain([first], self._batches or ()):
-                    yield from self._written(chunks, batch)
+                yield from chain([first], pieces)
         except CallerLeft:
             pass
         except ServiceError as error:
@@ -114,15 +113,21 @@ class ChatCall:
         finally:
             self.close()
 
-    def _written(self, chunks: answers.Chunks, batch: list[Event]) -> Iterator[bytes]:
-        """One piece for the batch, so that all that came in one read leaves in one write."""
-        text = ""
-        try:
-            for event in batch:
-                text += chunks.write(event)
-        except ServiceError:
-            yield text.encode()  # what came before the failure is the caller's
-            raise
+    def _pieces(self, batches: EventStream) -> Iterator[bytes]:
+        """Server-sent events; all that came in one read leaves in one write."""
+        chunks = answers.Chunks(wants_usage(self._request), self._service.settings.max_answer_bytes)
+        for batch in batches:
+            text = ""
+            try:
+                for event in batch:
+                    text += chunks.write(event)
+            except ServiceError:
+                if text:
+                    yield text.encode()  # what came before the failure is the caller's
+                raise
+            yield self._noted(chunks, text).encode()
+
+    def _noted(self, chunks: answers.Chunks, text: str) -> str:
         if chunks.has_text:
             self._record.note_text()
         if chunks.start and chunks.finish:
@@ -130,7 +135,7 @@ class ChatCall:
             # Before [DONE], so that a caller who leaves at that moment does not lose the record.
             self._write_record("ok")
             text += answers.DONE
-        yield text.encode()
+        return text
 
     def _note_answer(self, start: Start, finish: Finish) -> None:
         self._record.note(answered_model=start.model, finish_reason=finish.reason)

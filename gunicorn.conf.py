@@ -53,6 +53,9 @@ control_socket_disable = True
 
 # Calls still running this long before the end of the grace get an error event, not a torn body.
 GOODBYE_S = 4
+# What a refused caller is still sending is taken, up to here: closing on it would reset the
+# connection, and the answer would be lost (RFC 9112, section 9.6).
+MAX_UNREAD_BYTES = 200_000_000
 # The way back through gunicorn's main loop costs a third of a request's CPU, so a thread first
 # waits so long for its connection's next one.
 NEXT_REQUEST_S = 0.02
@@ -116,7 +119,7 @@ class Worker(ThreadWorker):
                 conn.arrival.on_end(partial(watchdog.shut_down, conn.sock, socket.SHUT_RD))
                 keeps_alive = super().handle(conn)
             if keeps_alive is False:
-                util.close_graceful(conn.sock)
+                util.close_graceful(conn.sock, settings.arrival_timeout_s, MAX_UNREAD_BYTES)
             if not keeps_alive or not self.alive or not conn.has_more(NEXT_REQUEST_S):
                 return keeps_alive
 

@@ -21,6 +21,7 @@ from providers.base import (
     Provider,
     Start,
     Usage,
+    count,
     text,
 )
 from providers.transport import Endpoint, Exchange, StreamReader
@@ -84,7 +85,10 @@ class Anthropic(Provider):
 
 
 def _answer(message: dict[str, Any]) -> Answer:
-    texts = [text(block["text"]) for block in message["content"] if block["type"] == "text"]
+    blocks = message["content"]
+    if not isinstance(blocks, list):
+        raise TypeError
+    texts = [text(block["text"]) for block in blocks if block["type"] == "text"]
     finish = _finish(message["stop_reason"], message["usage"])
     return Answer(_start(message), "".join(texts), finish)
 
@@ -95,18 +99,18 @@ def _start(message: dict[str, Any]) -> Start:
 
 def _finish(stop_reason: str | None, usage: dict[str, Any]) -> Finish:
     # input_tokens leaves out what was written to or read from the cache.
-    cached = usage.get("cache_read_input_tokens") or 0
-    written = usage.get("cache_creation_input_tokens") or 0
-    prompt_tokens = usage["input_tokens"] + written + cached
+    cached, written = (
+        0 if usage.get(name) is None else count(usage[name])
+        for name in ("cache_read_input_tokens", "cache_creation_input_tokens")
+    )
+    prompt_tokens = count(usage["input_tokens"]) + written + cached
     return Finish(
-        _FINISH_REASONS.get(stop_reason or "", stop_reason),
-        Usage(prompt_tokens, usage["output_tokens"], cached),
+        _FINISH_REASONS.get(stop_reason or "", stop_reason or None),
+        Usage(prompt_tokens, count(usage["output_tokens"]), cached),
     )
 
 
 class _Reader(StreamReader):
-    END_MARK = "message_stop"
-
     def __init__(self) -> None:
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None

@@ -38,18 +38,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the provider counted them; `cached_tokens` is part of `prompt_tokens`.
-
-    Raises TypeError for counts that are no whole numbers.
-    """
+    """Tokens as the provider counted them; `cached_tokens` is part of `prompt_tokens`."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if type(self.prompt_tokens) is not int or type(self.completion_tokens) is not int:
-            raise TypeError
 
     @property
     def total_tokens(self) -> int:
@@ -63,13 +56,6 @@ class Start:
     id: str
     model: str
     created: int
-
-
-def text(value: Any) -> str:
-    """`value`, which must be a string; raises TypeError for what is none."""
-    if not isinstance(value, str):
-        raise TypeError
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +86,20 @@ class Beat(enum.Enum):
 Event = Start | str | Beat | Finish
 # Closing it ends the upstream request.
 EventStream = Generator[list[Event], None, None]
+
+
+def text(value: Any) -> str:
+    """`value`, from a provider; raises TypeError if it is no string."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def count(value: Any) -> int:
+    """`value`, from a provider; raises TypeError if it is no number of things."""
+    if type(value) is not int or value < 0:  # isinstance() would let True pass
+        raise TypeError
+    return value
 
 
 class Provider(ABC):

@@ -18,6 +18,7 @@ from providers.base import (
     Provider,
     Start,
     Usage,
+    count,
     text,
 )
 from providers.transport import Endpoint, Exchange, StreamReader
@@ -60,7 +61,7 @@ class OpenAI(Provider):
 
 def _answer(completion: dict[str, Any]) -> Answer:
     choice = completion["choices"][0]
-    finish = Finish(choice["finish_reason"], _usage(completion.get("usage")))
+    finish = Finish(choice["finish_reason"] or None, _usage(completion.get("usage")))
     return Answer(_start(completion), _text(choice["message"]), finish)
 
 
@@ -75,26 +76,32 @@ def _start(document: dict[str, Any]) -> Start:
 
 def _text(message: dict[str, Any]) -> str:
     """The text of a message or a delta; a refusal is what the model said instead."""
-    return text(message.get("content") or message.get("refusal") or "")
+    said = message.get("content")
+    if said is None or said == "":
+        said = message.get("refusal")
+    return "" if said is None else text(said)
 
 
 def _usage(usage: dict[str, Any] | None) -> Usage | None:
     if usage is None:
         return None
     details = usage.get("prompt_tokens_details") or {}
-    return Usage(usage["prompt_tokens"], usage["completion_tokens"], details.get("cached_tokens"))
+    cached = details.get("cached_tokens")
+    return Usage(
+        count(usage["prompt_tokens"]),
+        count(usage["completion_tokens"]),
+        None if cached is None else count(cached),
+    )
 
 
 class _Reader(StreamReader):
-    END_MARK = "[DONE]"
-
     def __init__(self) -> None:
         self._has_started = False
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
 
     def take(self, data: str, exchange: Exchange) -> Iterable[Event]:
-        if data == self.END_MARK:
+        if data == "[DONE]":
             self.is_done = True
             return [Finish(self._finish_reason, self._usage)]
         chunk = exchange.parse(data)

@@ -1,5 +1,7 @@
 """Server-sent events out of bytes, parsed as the HTML standard has it (chapter 9.2)."""
 
+from collections.abc import Iterator
+
 MAX_EVENT_BYTES = 1_000_000
 _BOM = b"\xef\xbb\xbf"
 
@@ -23,18 +25,19 @@ class Decoder:
         self._after_cr = False
         self._at_start = True
 
-    def feed(self, read: bytes) -> list[str]:
-        """The events that `read` completes, in order; what it leaves open waits for more.
+    def feed(self, read: bytes) -> Iterator[str]:
+        """The events that `read` completes, one by one; what it leaves open waits for more.
 
-        Raises EventTooLong, and UnicodeDecodeError for what is not UTF-8.
+        To be taken to its end before the next read is fed. Raises EventTooLong, and
+        UnicodeDecodeError for what is not UTF-8.
         """
-        if self._after_cr:
+        if self._after_cr and read:
             read = read.removeprefix(b"\n")
+            self._after_cr = False
         end_of_lines = max(read.rfind(b"\n"), read.rfind(b"\r")) + 1
         if not end_of_lines:
-            self._after_cr = self._after_cr and not read
             self._keep(read)
-            return []
+            return
         lines = bytes(self._rest + read[:end_of_lines]).splitlines()
         self._rest.clear()
         self._keep(read[end_of_lines:])
@@ -42,15 +45,14 @@ class Decoder:
         if self._at_start:
             self._at_start = False
             lines[0] = lines[0].removeprefix(_BOM)
-        return self._events(lines)
+        yield from self._events(lines)
 
     def _keep(self, rest: bytes) -> None:
         self._rest += rest
         if len(self._rest) > MAX_EVENT_BYTES:
             raise EventTooLong
 
-    def _events(self, lines: list[bytes]) -> list[str]:
-        events = []
+    def _events(self, lines: list[bytes]) -> Iterator[str]:
         for line in lines:
             if line.startswith(b"data:"):
                 self._add(line[6:] if line.startswith(b"data: ") else line[5:])
@@ -59,10 +61,9 @@ class Decoder:
                 self._data.clear()
                 self._data_bytes = 0
                 if data:
-                    events.append(data)
+                    yield data
             elif line == b"data":
                 self._add(b"")
-        return events
 
     def _add(self, data: bytes) -> None:
         self._data.append(data)

@@ -49,7 +49,6 @@ WRONG_SHAPE = (LookupError, TypeError, AttributeError)
 class StreamReader(ABC):
     """One provider's stream, turned into our events one by one; it keeps what is to come last."""
 
-    END_MARK: str
     is_done = False
 
     @abstractmethod
@@ -107,6 +106,8 @@ class Endpoint:
                 try:
                     for data in batch:
                         events += reader.take(data, exchange)
+                        if reader.is_done:
+                            break
                 except WRONG_SHAPE:
                     yield from filter(None, [events])
                     exchange.fail("sent an event of an unknown shape")
@@ -117,13 +118,13 @@ class Endpoint:
                 if reader.is_done:
                     exchange.finish()
                     return
-            exchange.fail(f"ended its stream without {reader.END_MARK}")
+            exchange.fail("ended its stream without its end mark")
 
 
 class Exchange:
     """A request and its 200 answer, from `with`, which sends it, to the end of the block.
 
-    Iterating gives the data of its server-sent events, a list for each read that completes any.
+    Iterating gives the data of its server-sent events, those of one read at a time.
     """
 
     def __init__(
@@ -160,17 +161,10 @@ class Exchange:
     def __exit__(self, *_exc: object) -> None:
         self._response.close()
 
-    def __iter__(self) -> Iterator[list[str]]:
+    def __iter__(self) -> Iterator[Iterator[str]]:
         decoder = Decoder()
         while read := self._read():
-            try:
-                events = decoder.feed(read)
-            except EventTooLong:
-                self.fail("sent an event that is too long")
-            except UnicodeDecodeError:
-                self.fail("sent an event that is not UTF-8")
-            if events:
-                yield events
+            yield self._events(decoder, read)
 
     def read_json(self) -> Any:
         """The whole body, parsed."""
@@ -281,6 +275,14 @@ class Exchange:
             f"did not finish its answer within {settings.total_timeout_s:g} s: ask for a stream "
             '("stream": true) for long answers, or for a shorter one with max_tokens'
         )
+
+    def _events(self, decoder: Decoder, read: bytes) -> Iterator[str]:
+        try:
+            yield from decoder.feed(read)
+        except EventTooLong:
+            self.fail("sent an event that is too long")
+        except UnicodeDecodeError:
+            self.fail("sent an event that is not UTF-8")
 
     def _read(self) -> bytes:
         """What has come, at least one byte; b"" at the end of the body."""
