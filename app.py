@@ -146,7 +146,8 @@ def _read_request() -> dict[str, Any]:
 
 
 def _read_body() -> bytes:
-    if request.environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING") or "identity"
+    if encoding.lower() != "identity":
         text = "The body must not be compressed: send it without Content-Encoding."
         raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
     body = _arrived_body()

@@ -31,8 +31,10 @@ def _callers(text: str) -> tuple[Caller, ...]:
     for entry in text.split(","):
         name, token, *bound_to = entry.strip(" ").split(":")
         brands = frozenset(bound_to[0].split("|")) if bound_to else None
-        if not name or not token or len(bound_to) > 1 or (brands and "" in brands):
+        if not name or len(bound_to) > 1 or (brands and "" in brands):
             raise ValueError
+        if not token.isprintable() or token != token.strip() or not token:
+            raise ValueError  # no header could carry it
         callers.append(Caller(name, sha256(token.encode()).digest(), brands))
     if len({caller.token_sha256 for caller in callers}) < len(callers):
         raise ValueError
@@ -41,7 +43,10 @@ def _callers(text: str) -> tuple[Caller, ...]:
 
 def _aliases(text: str) -> dict[str, str]:
     pairs = [_printable(entry.strip(" ")).split("=") for entry in text.split(",")]
-    return {_printable(asked): _printable(upstream) for asked, upstream in pairs}
+    aliases = {_printable(asked): _printable(upstream) for asked, upstream in pairs}
+    if len(aliases) < len(pairs):
+        raise ValueError
+    return aliases
 
 
 def _printable(text: str) -> str:
@@ -58,8 +63,14 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _url_without_v1(text: str) -> str:
+    if _url(text).endswith("/v1"):
+        raise ValueError
+    return _url(text)
+
+
 def _file(text: str) -> str:
-    if not os.path.exists(text):
+    if not os.path.isfile(text):
         raise ValueError
     return text
 
@@ -72,7 +83,7 @@ def _flag(text: str) -> bool:
 
 def _between(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
-        number = kind(text)
+        number = kind(_printable(text))
         if not low <= number <= high:  # NaN is not between anything
             raise ValueError
         return number
@@ -106,7 +117,7 @@ class Settings:
     anthropic_base_url: str = _variable(
         "ANTHROPIC_BASE_URL",
         "https://api.anthropic.com",
-        _url,
+        _url_without_v1,
         "an http(s) URL without /v1",
         "Where Anthropic's Messages API is.",
     )
@@ -124,7 +135,7 @@ class Settings:
         "MODEL_ALIASES",
         {},
         _aliases,
-        "model=upstream-model, comma-separated",
+        "model=upstream-model, comma-separated, every model once",
         "Sends another model name upstream, for models that were shut down.",
     )
     default_max_tokens: int = _variable(

@@ -1,0 +1,60 @@
+"""The README, the example files and the settings say the same."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import errors
+from settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+VARIABLES = {field.metadata["name"]: field for field in fields(Settings)}
+
+
+def rows_below(heading: str) -> list[list[str]]:
+    """The cells of the table in this section of the README."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
+
+
+def default_of(name: str) -> str:
+    """A variable's default as the table writes it."""
+    value = getattr(Settings(), VARIABLES[name].name)
+    if value in (None, (), {}):
+        return ""
+    if isinstance(value, bool):
+        value = int(value)
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def test_the_settings_table_is_that_of_settings_py() -> None:
+    rows = rows_below("Settings")
+    assert [row[0].strip("`") for row in rows] == list(VARIABLES)
+    for name, default, form, about in rows:
+        variable = VARIABLES[name.strip("`")].metadata
+        assert default == default_of(variable["name"])
+        assert form.replace("&#124;", "|") == variable["form"]
+        assert about == variable["about"]
+
+
+def test_the_error_table_is_that_of_errors_py() -> None:
+    table = {(status, code.strip("`"), remedy) for status, code, remedy in rows_below("Errors")}
+    assert table == {(str(kind.status), kind.code, kind.remedy) for kind in errors.KINDS}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_every_variable_is_in_the_example_and_in_herokus_file(name: str) -> None:
+    assert re.search(rf"^(# )?{name}=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert json.loads((ROOT / "app.json").read_text())["env"][name]["description"]
+
+
+def test_heroku_gets_a_full_answers_limit_below_its_own_30_s() -> None:
+    environ = json.loads((ROOT / "app.json").read_text())["env"]
+    assert float(environ["TOTAL_TIMEOUT_S"]["value"]) < 30
+    values = {name: variable["value"] for name, variable in environ.items() if "value" in variable}
+    assert Settings.read(values).total_timeout_s == float(environ["TOTAL_TIMEOUT_S"]["value"])

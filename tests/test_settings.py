@@ -1,0 +1,239 @@
+"""The settings: every variable, its form, and how a wrong one stops the start."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from settings import Caller, Settings
+from tests.conftest import ROOT, Service
+
+NAMES = [field.metadata["name"] for field in dataclasses.fields(Settings)]
+DEFAULTS = {
+    "access_tokens": (),
+    "anthropic_api_key": None,
+    "openai_api_key": None,
+    "anthropic_base_url": "https://api.anthropic.com",
+    "openai_base_url": "https://api.openai.com/v1",
+    "offline": False,
+    "model_aliases": {},
+    "default_max_tokens": 4096,
+    "max_body_bytes": 8_000_000,
+    "port": 8000,
+}
+
+
+def read(**environ: str) -> Settings:
+    return Settings.read(environ)
+
+
+def test_the_names_of_the_vendors_and_of_heroku_are_read() -> None:
+    assert {
+        "ACCESS_TOKENS",
+        "ANTHROPIC_API_KEY",
+        "OPENAI_API_KEY",
+        "ANTHROPIC_BASE_URL",
+        "OPENAI_BASE_URL",
+        "OFFLINE",
+        "MODEL_ALIASES",
+        "PORT",
+        "WEB_CONCURRENCY",
+    } <= set(NAMES)
+    assert len(set(NAMES)) == len(NAMES)
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    found = dataclasses.asdict(read())
+    assert {name: found[name] for name in DEFAULTS} == DEFAULTS
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    assert read(**dict.fromkeys(NAMES, "")) == read()
+
+
+def test_variables_that_are_not_ours_are_ignored() -> None:
+    assert read(HOME="/", HTTPS_PROXY="http://x", access_tokens="a:b") == read()
+
+
+def caller(name: str, token: str, *brands: str) -> Caller:
+    return Caller(name, sha256(token.encode()).digest(), frozenset(brands) or None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("ACCESS_TOKENS", "a:1", "access_tokens", (caller("a", "1"),)),
+        ("ACCESS_TOKENS", "a:1,b:2", "access_tokens", (caller("a", "1"), caller("b", "2"))),
+        ("ACCESS_TOKENS", "a:1, b:2", "access_tokens", (caller("a", "1"), caller("b", "2"))),
+        ("ACCESS_TOKENS", "a:1,a:2", "access_tokens", (caller("a", "1"), caller("a", "2"))),
+        ("ACCESS_TOKENS", "a:1:x|y", "access_tokens", (caller("a", "1", "x", "y"),)),
+        ("ACCESS_TOKENS", "a:1=2/3+4", "access_tokens", (caller("a", "1=2/3+4"),)),
+        ("ANTHROPIC_API_KEY", "sk-ant-1", "anthropic_api_key", "sk-ant-1"),
+        ("OPENAI_API_KEY", "sk-1", "openai_api_key", "sk-1"),
+        ("ANTHROPIC_BASE_URL", "http://localhost:9", "anthropic_base_url", "http://localhost:9"),
+        ("ANTHROPIC_BASE_URL", "http://h/p/", "anthropic_base_url", "http://h/p"),
+        ("OPENAI_BASE_URL", "https://h/v1/", "openai_base_url", "https://h/v1"),
+        ("OPENAI_BASE_URL", "http://[::1]:9/v1", "openai_base_url", "http://[::1]:9/v1"),
+        ("OFFLINE", "1", "offline", True),
+        ("OFFLINE", "0", "offline", False),
+        ("MODEL_ALIASES", "gpt-4o=x", "model_aliases", {"gpt-4o": "x"}),
+        (
+            "MODEL_ALIASES",
+            "gpt-4-turbo=gpt-4.1, gpt-3.5-turbo=x",
+            "model_aliases",
+            {"gpt-4-turbo": "gpt-4.1", "gpt-3.5-turbo": "x"},
+        ),
+        ("DEFAULT_MAX_TOKENS", "1", "default_max_tokens", 1),
+        ("DEFAULT_MAX_TOKENS", "128000", "default_max_tokens", 128_000),
+        ("MAX_BODY_BYTES", "1000", "max_body_bytes", 1000),
+        ("CONNECT_TIMEOUT_S", "0.5", "connect_timeout_s", 0.5),
+        ("READ_TIMEOUT_S", "30", "read_timeout_s", 30.0),
+        ("PORT", "65535", "port", 65535),
+        ("WEB_CONCURRENCY", "4", "web_concurrency", 4),
+        ("THREADS", "5", "threads", 5),
+        ("UPSTREAM_PROXY", "http://proxy:3128", "upstream_proxy", "http://proxy:3128"),
+    ],
+)
+def test_a_variable_in_its_form_is_read(name: str, text: str, field: str, value: Any) -> None:
+    assert getattr(read(**{name: text}), field) == value
+
+
+WRONG = {
+    "ACCESS_TOKENS": ["x", ":x", "x:", "a:1,", ",", " ", "a:1:", "a:1:x|", "a:1:x:y", "a:1,b:1"],
+    "ANTHROPIC_API_KEY": ["two words", "a\n", "é", " "],
+    "OPENAI_API_KEY": ["two words", "a\n", "é", "\t"],
+    "ANTHROPIC_BASE_URL": ["x", "ftp://h", "https://", "//h", "http://h?a=b", "http://h#a"],
+    "OPENAI_BASE_URL": ["localhost:9000", "http://h:x/v1", "http://h:99999/v1", "http://h /v1"],
+    "OFFLINE": ["true", "yes", "2", "-1", "on"],
+    "MODEL_ALIASES": ["x", "=x", "x=", "a=b,", "a=b=c", "a b=c", ","],
+    "DEFAULT_MAX_TOKENS": ["0", "-1", "1.5", "x", "128001"],
+    "MAX_BODY_BYTES": ["0", "8MB", "999", "-8000000", "1e6"],
+    "MAX_ANSWER_BYTES": ["0", "x"],
+    "CONNECT_TIMEOUT_S": ["0", "-1", "x", "nan", "inf", "1s"],
+    "READ_TIMEOUT_S": ["0", "nan", "inf", "601"],
+    "TOTAL_TIMEOUT_S": ["0", "nan", "99999"],
+    "STREAM_TIMEOUT_S": ["0", "nan", "-inf"],
+    "ARRIVAL_TIMEOUT_S": ["0", "nan", "301"],
+    "GRACE_TIMEOUT_S": ["0", "2.5", "x"],
+    "UPSTREAM_PROXY": ["proxy:3128", "socks5://h", "x"],
+    "UPSTREAM_CA_BUNDLE": ["/not/there.pem"],
+    "PORT": ["0", "65536", "http", "80.5"],
+    "WEB_CONCURRENCY": ["0", "two", "65"],
+    "THREADS": ["4", "x", "4001"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(n, text) for n, texts in WRONG.items() for text in texts]
+)
+def test_a_variable_in_a_wrong_form_stops_the_start_and_is_named_but_not_told(
+    name: str, text: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        read(**{name: text})
+    line = str(stop.value.code)
+    (field,) = (f for f in dataclasses.fields(Settings) if f.metadata["name"] == name)
+    assert line.startswith(name)
+    assert field.metadata["form"] in line
+    assert "\n" not in line
+    assert len(text) < 3 or text not in line
+    assert stop.value.__cause__ is None
+
+
+def test_every_variable_has_a_wrong_form_here() -> None:
+    assert set(WRONG) == set(NAMES)
+
+
+def test_secrets_are_not_in_the_settings_repr() -> None:
+    settings = read(ACCESS_TOKENS="a:token-1", ANTHROPIC_API_KEY="key-1", OPENAI_API_KEY="key-2")
+    assert not re.search("token-1|key-1|key-2", repr(settings))
+    assert sha256(b"token-1").hexdigest() not in repr(settings)
+
+
+def test_what_is_not_set_is_told() -> None:
+    everything = {"ACCESS_TOKENS": "a:1", "ANTHROPIC_API_KEY": "x", "OPENAI_API_KEY": "y"}
+    assert read(**everything).gaps() == []
+    for name in everything:
+        (gap,) = read(**{**everything, name: ""}).gaps()
+        assert name in gap
+    offline = " ".join(read(OFFLINE="1").gaps())
+    assert "OFFLINE" in offline
+    assert "API_KEY" not in offline
+
+
+# The start itself.
+
+GOOD = {"ACCESS_TOKENS": "team:token-1", "ANTHROPIC_API_KEY": "key-1", "OPENAI_API_KEY": "key-2"}
+
+
+def started(command: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
+    """What a start that must fail left behind."""
+    path = Path(sys.executable).parent
+    return subprocess.run(
+        [path / command[0], *command[1:]],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PORT": "0", **environ},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", [["gunicorn"], ["flask", "run", "--port", "0"]], ids=str)
+def test_a_wrong_variable_stops_the_real_start_with_one_line(command: list[str]) -> None:
+    done = started(command, **GOOD | {"PORT": "8000", "MODEL_ALIASES": "secret-value"})
+    assert done.returncode == 1
+    lines = (done.stdout + done.stderr).strip().split("\n")
+    assert len(lines) == 1
+    assert lines[0].startswith("MODEL_ALIASES")
+    assert "model=upstream-model" in lines[0]
+    assert "secret-value" not in lines[0]
+
+
+def test_a_real_start_without_keys_serves_and_says_what_is_missing(tmp_path: Path) -> None:
+    with Service(tmp_path / "log", ACCESS_TOKENS="") as service:
+        service.until(lambda: "OPENAI_API_KEY" in service.log)
+        assert service.post({}, token="").status_code == 401
+        for name in ("ACCESS_TOKENS", "ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+            assert len(re.findall(f"{name} is not set", service.log)) == 1
+
+
+# What describes them.
+
+
+def test_the_example_file_describes_every_variable_and_only_those() -> None:
+    text = (ROOT / ".env.example").read_text()
+    assert set(re.findall(r"^(?:# )?([A-Z_]+)=", text, re.MULTILINE)) == set(NAMES)
+    for field in dataclasses.fields(Settings):
+        assert field.metadata["form"] in text
+        assert field.metadata["about"] in text
+
+
+def test_the_example_file_is_a_valid_environment() -> None:
+    text = (ROOT / ".env.example").read_text()
+    pairs = re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", text, re.MULTILINE)
+    assert read(**dict(pairs)) == read()
+
+
+def test_app_json_describes_every_variable_that_heroku_does_not_set() -> None:
+    described = json.loads((ROOT / "app.json").read_text())["env"]
+    heroku_s_own = {"PORT", "WEB_CONCURRENCY"}
+    assert set(NAMES) - heroku_s_own <= set(described)
+    for name in set(described) & set(NAMES) - heroku_s_own:
+        (field,) = (f for f in dataclasses.fields(Settings) if f.metadata["name"] == name)
+        assert field.metadata["form"] in described[name]["description"]
+
+
+def test_app_json_s_values_are_valid_and_hold_no_secret() -> None:
+    described = json.loads((ROOT / "app.json").read_text())["env"]
+    values = {n: str(about["value"]) for n, about in described.items() if about.get("value")}
+    read(**{name: value for name, value in values.items() if name in NAMES})
+    assert not {"ACCESS_TOKENS", "ANTHROPIC_API_KEY", "OPENAI_API_KEY"} & set(values)
