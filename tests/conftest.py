@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,10 +34,11 @@ def ask(model: str = GPT, text: str = "Hi", **more: Any) -> dict[str, Any]:
 
 
 class Service:
-    """gunicorn on a port of its own, with its log; a context manager that stops it."""
+    """gunicorn (or a command like it) on a port of its own; a context manager that stops it."""
 
-    def __init__(self, log: Path, **environ: str) -> None:
+    def __init__(self, log: Path, *command: str, **environ: str) -> None:
         self.log_path = log
+        self._command = command or ("gunicorn",)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -44,6 +46,7 @@ class Service:
         self._environ = {
             "PATH": os.environ["PATH"],
             "PORT": str(self.port),
+            "FLASK_RUN_PORT": str(self.port),
             "ACCESS_TOKENS": f"team:{TOKEN},bound:{BOUND_TOKEN}:loop|acme",
             "WEB_CONCURRENCY": "1",
             "PYTHONUNBUFFERED": "1",
@@ -51,10 +54,14 @@ class Service:
         }
 
     def __enter__(self) -> Self:
-        gunicorn = Path(sys.executable).with_name("gunicorn")
+        program = Path(sys.executable).with_name(self._command[0])
         with self.log_path.open("w") as log:
             self.process = subprocess.Popen(
-                [gunicorn], cwd=ROOT, env=self._environ, stdout=log, stderr=subprocess.STDOUT
+                [program, *self._command[1:]],
+                cwd=ROOT,
+                env=self._environ,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self.until(lambda: self._answers() or self.process.poll() is not None)
         return self
@@ -70,7 +77,7 @@ class Service:
     def _answers(self) -> bool:
         try:
             return requests.get(f"{self.url}/healthz", timeout=1).ok
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     @staticmethod
@@ -91,6 +98,11 @@ class Service:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
+    @staticmethod
+    def threads_of(pid: int) -> int:
+        """How many threads a worker has."""
+        return len(os.listdir(f"/proc/{pid}/task"))
+
     def records(self, count: int = 1) -> list[dict[str, Any]]:
         """All usage records, once there are at least `count`."""
 
@@ -98,6 +110,23 @@ class Service:
             lines = [line for line in self.log.splitlines(keepends=True) if line.endswith("\n")]
             found = [json.loads(line) for line in lines if line.startswith("{")]
             return [line for line in found if line["event"] == "usage"]
+
+        self.until(lambda: len(read()) >= count)
+        return read()
+
+    def record_of(self, response: requests.Response) -> dict[str, Any]:
+        """The usage record of the call that got this answer."""
+        request_id = response.headers["X-Request-Id"]
+        found: dict[str, Any] = self.until(
+            lambda: next((r for r in self.records(0) if r["request_id"] == request_id), None)
+        )
+        return found
+
+    def records_of(self, requested_by: str, count: int) -> list[dict[str, Any]]:
+        """The usage records of a requester, once there are `count`."""
+
+        def read() -> list[dict[str, Any]]:
+            return [r for r in self.records(0) if r["requested_by"] == requested_by]
 
         self.until(lambda: len(read()) >= count)
         return read()
@@ -132,6 +161,13 @@ class Service:
         sock = self.connect()
         sock.sendall(head.encode() + data)
         return sock
+
+
+def answer_on(sock: socket.socket, method: str = "POST") -> HTTPResponse:
+    """The answer that comes on a connection, its head read; reading a torn body raises."""
+    response = HTTPResponse(sock, method=method)
+    response.begin()
+    return response
 
 
 def chunks(lines: list[str]) -> list[dict[str, Any]]:
@@ -183,16 +219,24 @@ def offline_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servic
         yield service
 
 
+def serve(
+    tmp_path_factory: pytest.TempPathFactory, **environ: Any
+) -> Iterator[tuple[Service, Upstream]]:
+    """A service with these variables and its upstream: for a file whose tests share one."""
+    log = tmp_path_factory.mktemp("service") / "log"
+    texts = {name: str(value) for name, value in environ.items()}
+    with Upstream() as server, Service(log, **pointed_at(server) | texts) as running:
+        yield running, server
+
+
 @pytest.fixture(scope="session")
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Upstream]]:
-    log = tmp_path_factory.mktemp("service") / "log"
-    with Upstream() as server, Service(log, **pointed_at(server)) as running:
-        yield running, server
+    yield from serve(tmp_path_factory)
 
 
 @pytest.fixture
 def service(_shared: tuple[Service, Upstream]) -> Service:
-    """A running service with default settings; `provider` is its upstream."""
+    """A running service with default settings, unless the file says otherwise in `_shared`."""
     return _shared[0]
 
 

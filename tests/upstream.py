@@ -8,6 +8,7 @@ what to stream (text), for how long to wait (a number) and how to end (CUT, RESE
 """
 
 import argparse
+import itertools
 import json
 import socket
 import struct
@@ -64,7 +65,7 @@ class Received:
 class Reply:
     """What to answer: texts become the provider's own stream or full answer; parts go out raw."""
 
-    parts: list[Part | str]
+    parts: Iterable[Part | str]
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     is_raw: bool = False
@@ -100,6 +101,11 @@ def refuse(
 def raw(*parts: Part) -> Reply:
     """Exactly these bytes, status line and all."""
     return Reply(list(parts), 0, {}, True, False)
+
+
+def endless(head: bytes, *pieces: Part) -> Reply:
+    """Exactly `head`, and then the pieces again and again; for one request."""
+    return Reply(itertools.chain([head], itertools.cycle(pieces)), 0, {}, True, False)
 
 
 def _names(headers: dict[str, str]) -> dict[str, str]:
@@ -212,6 +218,8 @@ class Upstream:
         self.replies: deque[Reply] = deque()
         self.default = say("Hello", " there")
         self.received: list[Received] = []
+        self.connections = 0  # accepted so far
+        self.drops_used = False  # whether a connection's second request only gets it closed
         self.arrived = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         self._sockets: set[socket.socket] = set()
@@ -250,12 +258,16 @@ class Upstream:
             # Head and body leave in two writes; Nagle would hold the second back for 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._sockets.add(sock)
+            self.connections += 1
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
         try:
             with sock, sock.makefile("rb") as stream:
-                while request := _read_request(stream):
+                for count in itertools.count(1):
+                    request = _read_request(stream)
+                    if request is None or (count > 1 and self.drops_used):
+                        return
                     with self.arrived:
                         reply = self.replies.popleft() if self.replies else self.default
                         self.received.append(request)
@@ -263,6 +275,9 @@ class Upstream:
                     try:
                         if not self._answer(sock, request, _scripted(request) or reply):
                             return
+                    except OSError:
+                        request.gone.set()
+                        raise
                     finally:
                         if _is_gone(sock):
                             request.gone.set()
