@@ -1,0 +1,123 @@
+"""The gateways under measurement, all started beside each other against one mock."""
+
+import ast
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from bench.processes import Server, free_port
+from bench.targets import PROJECT, Direct, Place, Service, Target
+
+START_SECONDS = 120.0  # the slowest peer needs a third of it
+
+
+@dataclass(frozen=True)
+class Running:
+    """A target that answers."""
+
+    target: Target
+    server: Server
+    place: Place
+    cold_start: float  # seconds from the start of its process to its first answer
+
+
+class Fleet:
+    """Starts targets, and stops all of them when its block ends, however it ends."""
+
+    def __init__(self) -> None:
+        self.exits = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        folder = tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)
+        self.folder = Path(self.exits.enter_context(folder))
+        self.upstream = free_port()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.exits.close()
+
+    def start_mock(self) -> Running:
+        """The mock upstream: it has to run before anything else does."""
+        return self._start(Direct(), self.upstream, self.exits)
+
+    def start(self, target: Target) -> Running:
+        """The target, once it has given its first answer."""
+        return self._start(target, free_port(), self.exits)
+
+    def cold_start(self, target: Target) -> float:
+        """Seconds to the first answer of another instance, which is stopped again."""
+        with contextlib.ExitStack() as exits:
+            return self._start(target, free_port(), exits).cold_start
+
+    def _start(self, target: Target, port: int, exits: contextlib.ExitStack) -> Running:
+        place = Place(port, self.upstream, Path(tempfile.mkdtemp(dir=self.folder)))
+        command, log = target.command(place), place.folder / "log"
+        server = Server(command, target.environment(place), target.directory(place), log)
+        exits.enter_context(server)
+        wait_for_answer(target, place, server)
+        return Running(target, server, place, time.perf_counter() - server.started)
+
+
+def wait_for_answer(target: Target, place: Place, server: Server) -> None:
+    """Ask until an answer comes; RuntimeError with the end of the log otherwise."""
+    messages = [{"role": "user", "content": "Hello?"}]
+    body = json.dumps(target.body("openai", messages, stream=False))
+    headers = {"content-type": "application/json", **target.headers("openai", place)}
+    refusal = "none"
+    while time.perf_counter() - server.started < START_SECONDS and not server.has_ended():
+        connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=START_SECONDS)
+        try:
+            connection.request("POST", target.path("openai"), body, headers)
+            answer = connection.getresponse()
+            if answer.status == 200:
+                return
+            refusal = f"{answer.status} {answer.read(500)!r}"
+            if answer.status < 500:
+                break  # it is up, and waiting will not change its mind
+        except (OSError, http.client.HTTPException):
+            pass  # not there yet
+        finally:
+            connection.close()
+        time.sleep(0.005)
+    log = server.log.read_text(errors="replace")[-2000:]
+    raise RuntimeError(f"{target.name} is not ready. Its answer: {refusal}. Its log ends:\n{log}")
+
+
+def idle_memory(server: Server) -> float:
+    """The tree's PSS in MiB once it no longer grows: all its workers are up."""
+    before = server.pss_mib()
+    for _ in range(20):
+        time.sleep(0.5)
+        now = server.pss_mib()
+        if abs(now - before) < 0.01 * now:
+            break
+        before = now
+    return now
+
+
+def service_settings() -> dict[str, object]:
+    """What gunicorn makes of the service's settings: threads, keepalive and the others."""
+    place = Place(free_port(), free_port(), PROJECT)
+    printed = subprocess.run(
+        [*Service().command(place), "--print-config"],
+        env={**os.environ, **Service().environment(place)},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout
+    settings: dict[str, object] = {}
+    for line in printed.splitlines():
+        name, separator, value = line.partition(" = ")
+        if separator:
+            with contextlib.suppress(ValueError, SyntaxError):
+                settings[name.strip()] = ast.literal_eval(value.strip())
+    return settings

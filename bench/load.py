@@ -1,0 +1,265 @@
+"""The load generator: N callers at once over kept-alive connections, each answer looked at.
+
+    python -m bench.load < order.json
+
+reads one `Order` as JSON from standard input and prints one `Outcome` as JSON. It runs as its
+own process and works on raw bytes, so that what it takes from the machine stays small.
+"""
+
+import asyncio
+import json
+import re
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+from bench.upstream import WORD
+
+MARK = WORD.encode()
+TAIL = 1000  # a stream's end mark is looked for in so many last bytes
+CONTENT_LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
+IN_CHUNKS = re.compile(rb"transfer-encoding:\s*chunked", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to send, where to, by how many, until when."""
+
+    port: int
+    path: str
+    headers: dict[str, str]
+    body: str
+    words: int  # every answer must hold so many
+    end_mark: str = ""  # what the end of a stream must hold
+    callers: int = 1
+    requests: int | None = None  # stop after so many in all …
+    seconds: float | None = None  # … or start none after so long
+    ramp: float = 0.0  # spread the callers' first requests over so many seconds
+    limit: float = 60.0  # give up after so long, whatever is still under way
+
+    def request(self) -> bytes:
+        """The request as it goes over the wire."""
+        body = self.body.encode()
+        lines = [f"POST {self.path} HTTP/1.1", f"host: 127.0.0.1:{self.port}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        lines += ["content-type: application/json", f"content-length: {len(body)}"]
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+@dataclass
+class Outcome:
+    """What came of an order. Times are in ms, rates per second."""
+
+    intact: int = 0
+    seconds: float = 0.0
+    p50: float = 0.0
+    p99: float = 0.0
+    first_p50: float = 0.0
+    first_p99: float = 0.0
+    rate: float = 0.0
+    words_rate: float = 0.0
+    at_once: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+
+
+class Run:
+    """The state that all callers of one order share."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.request = order.request()
+        self.end_mark = order.end_mark.encode()
+        self.loop = asyncio.get_running_loop()
+        self.left = order.requests
+        self.latencies: list[float] = []
+        self.first_words: list[float] = []
+        self.failures: dict[str, int] = {}
+        self.open_streams = 0
+        self.most_open_streams = 0
+        self.started = self.last_end = time.perf_counter()
+        self.callers_left = order.callers
+        self.done = self.loop.create_future()
+
+    def next_request(self) -> bytes | None:
+        """The next request to send, or None when the order is fulfilled."""
+        seconds = self.order.seconds
+        if seconds is not None and time.perf_counter() - self.started >= seconds:
+            return None
+        if self.left is not None:
+            if self.left <= 0:
+                return None
+            self.left -= 1
+        return self.request
+
+    def failed(self, why: str) -> None:
+        self.failures[why] = self.failures.get(why, 0) + 1
+
+    def stream_began(self) -> None:
+        self.open_streams += 1
+        self.most_open_streams = max(self.most_open_streams, self.open_streams)
+
+    def caller_finished(self) -> None:
+        self.callers_left -= 1
+        if self.callers_left == 0 and not self.done.done():
+            self.done.set_result(None)
+
+    async def call(self, number: int) -> None:
+        await asyncio.sleep(self.order.ramp * number / self.order.callers)
+        try:
+            await self.loop.create_connection(lambda: Caller(self), "127.0.0.1", self.order.port)
+        except OSError as error:
+            self.failed(type(error).__name__)
+            self.caller_finished()
+
+    def outcome(self) -> Outcome:
+        seconds = self.last_end - self.started
+        intact = len(self.latencies)
+        first_p50, first_p99 = percentiles(self.first_words)
+        p50, p99 = percentiles(self.latencies)
+        return Outcome(
+            intact=intact,
+            seconds=seconds,
+            p50=p50,
+            p99=p99,
+            first_p50=first_p50,
+            first_p99=first_p99,
+            rate=intact / seconds if seconds else 0.0,
+            words_rate=intact * self.order.words / seconds if seconds else 0.0,
+            at_once=self.most_open_streams,
+            failures=self.failures,
+        )
+
+
+class Caller(asyncio.Protocol):
+    """One caller: sends a request, reads its answer to the end, sends the next."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.waiting = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.send()
+
+    def send(self) -> None:
+        request = self.run.next_request()
+        if request is None:
+            self.transport.close()
+            return
+        self.received = bytearray()
+        self.body_start = 0
+        self.body_end: int | None = None
+        self.saw_word = False
+        self.waiting = True
+        self.sent = time.perf_counter()
+        self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        received = self.received
+        received += data
+        if not self.saw_word and MARK in data:
+            self.saw_word = True
+            self.run.first_words.append(time.perf_counter() - self.sent)
+            self.run.stream_began()
+        if not self.body_start and not self.read_head():
+            return
+        if self.body_end is None:
+            if received.endswith(b"\r\n0\r\n\r\n"):
+                self.finish(without_chunk_framing(received[self.body_start :]))
+        elif len(received) >= self.body_end:
+            self.finish(bytes(received[self.body_start :]))
+
+    def read_head(self) -> bool:
+        """Find out where the body starts and ends; False while the head is incomplete."""
+        end = self.received.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        self.body_start = end + 4
+        length = CONTENT_LENGTH.search(self.received, 0, end)
+        if length:
+            self.body_end = self.body_start + int(length.group(1))
+        elif not IN_CHUNKS.search(self.received, 0, end):
+            self.body_end = sys.maxsize  # the body ends with the connection: never intact
+        return True
+
+    def finish(self, body: bytes) -> None:
+        self.waiting = False
+        self.run.last_end = time.perf_counter()
+        if self.saw_word:
+            self.run.open_streams -= 1
+        fault = self.fault(body)
+        if fault:
+            self.run.failed(fault)
+        else:
+            self.run.latencies.append(self.run.last_end - self.sent)
+        self.send()
+
+    def fault(self, body: bytes) -> str | None:
+        """What is wrong with the answer, or None: all its words and its end mark are there."""
+        status = bytes(self.received[9:12])
+        if status != b"200":
+            return f"status {status.decode()}"
+        if body.count(MARK) != self.run.order.words:
+            return "words missing"
+        if self.run.end_mark not in body[-TAIL:]:
+            return "no end mark"
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """An answer that was cut counts as failed; the caller then dials again."""
+        if not self.waiting:
+            self.run.caller_finished()
+            return
+        if self.saw_word:
+            self.run.open_streams -= 1
+        self.run.failed("cut" if self.received else "reset")
+        self.redial = self.run.loop.create_task(self.run.call(0))
+
+
+def without_chunk_framing(body: bytearray) -> bytes:
+    """The content of a body in chunked transfer coding."""
+    parts: list[bytes] = []
+    at = 0
+    while True:
+        line_end = body.find(b"\r\n", at)
+        size = int(body[at:line_end], 16)
+        if not size:
+            return b"".join(parts)
+        parts.append(bytes(body[line_end + 2 : line_end + 2 + size]))
+        at = line_end + 4 + size
+
+
+def percentiles(seconds: list[float]) -> tuple[float, float]:
+    """The 50th and the 99th percentile, in ms."""
+    if not seconds:
+        return 0.0, 0.0
+    ordered = sorted(seconds)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    return statistics.median(ordered) * 1000, p99 * 1000
+
+
+async def carry_out(order: Order) -> Outcome:
+    """Carry the order out and say what came of it."""
+    run = Run(order)
+    calls = [asyncio.create_task(run.call(number)) for number in range(order.callers)]
+    try:
+        await asyncio.wait_for(run.done, order.limit)
+    except TimeoutError:
+        run.failed("not finished in time")
+    for call in calls:
+        call.cancel()
+    return run.outcome()
+
+
+def main() -> None:
+    order = Order(**json.load(sys.stdin))
+    json.dump(asdict(asyncio.run(carry_out(order))), sys.stdout)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,292 @@
+"""The columns of the table: how each gateway is started, and how it wants to be spoken to.
+
+Every gateway gets the same work and an equivalent configuration: two workers where it has
+workers, both providers pointed at the mock, a token where it can check one.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+SCRIPTS = Path(sys.executable).parent
+MODELS = {"openai": "gpt-4o", "anthropic": "claude-sonnet-4-6"}
+NATIVE_PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
+TOKEN = "bench-token"
+WORKERS = "2"
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one start of a gateway happens: its port, the mock's port, a folder of its own."""
+
+    port: int
+    upstream: int
+    folder: Path
+
+
+class Target:
+    """A column. The defaults are those of a gateway with an OpenAI-style endpoint."""
+
+    name = ""
+    about = ""
+    install = ""
+    quick_start = True  # starts in a second or so: its cold start can be measured again and again
+
+    def installed(self) -> bool:
+        return True
+
+    def command(self, place: Place) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self, place: Place) -> dict[str, str]:
+        return {}
+
+    def directory(self, place: Place) -> Path:
+        return place.folder
+
+    def path(self, route: str) -> str:
+        return "/v1/chat/completions"
+
+    def headers(self, route: str, place: Place) -> dict[str, str]:
+        return {"authorization": f"Bearer {TOKEN}"}
+
+    def end_mark(self, route: str) -> str:
+        """What tells that a stream came to its end."""
+        return "data: [DONE]"
+
+    def body(self, route: str, messages: Messages, stream: bool) -> Mapping[str, object]:
+        return {
+            "model": MODELS[route],
+            "messages": messages,
+            "temperature": 0.7,
+            "max_tokens": 256,
+            "stream": stream,
+        }
+
+
+class Direct(Target):
+    """The mock itself, spoken to in each provider's own form."""
+
+    name = "direct"
+    about = "the mock upstream without a gateway"
+
+    def command(self, place: Place) -> list[str]:
+        return [sys.executable, "-m", "bench.upstream", "--port", str(place.port)]
+
+    def directory(self, place: Place) -> Path:
+        return PROJECT
+
+    def path(self, route: str) -> str:
+        return NATIVE_PATHS[route]
+
+    def end_mark(self, route: str) -> str:
+        return "event: message_stop" if route == "anthropic" else super().end_mark(route)
+
+    def body(self, route: str, messages: Messages, stream: bool) -> Mapping[str, object]:
+        body = dict(super().body(route, messages, stream))
+        if route == "anthropic" and messages[0]["role"] == "system":
+            body |= {"system": messages[0]["content"], "messages": messages[1:]}
+        return body
+
+
+class Service(Target):
+    name = "this service"
+    about = "as gunicorn.conf.py starts it, two workers"
+
+    def installed(self) -> bool:
+        return (PROJECT / "app.py").exists()
+
+    def command(self, place: Place) -> list[str]:
+        return [str(SCRIPTS / "gunicorn"), "--bind", f"127.0.0.1:{place.port}"]
+
+    def directory(self, place: Place) -> Path:
+        return PROJECT
+
+    def environment(self, place: Place) -> dict[str, str]:
+        return {
+            "ACCESS_TOKENS": f"bench:{TOKEN}",
+            "ANTHROPIC_API_KEY": "bench-key-a",
+            "OPENAI_API_KEY": "bench-key-o",
+            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{place.upstream}",
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{place.upstream}/v1",
+            "PORT": str(place.port),
+            "WEB_CONCURRENCY": WORKERS,
+        }
+
+    def body(self, route: str, messages: Messages, stream: bool) -> Mapping[str, object]:
+        own = {"brand_id": "bench", "requested_by": "bench"}
+        return {**super().body(route, messages, stream), **own}
+
+
+class Prototype(Direct):
+    """`bench/prototype.py` under plain gthread, with as many workers and threads as the service."""
+
+    name = "prototype"
+    about = "bare Flask route and Session.send, no contract: the yardstick"
+
+    def __init__(self, threads: int, keepalive: int) -> None:
+        self.threads = threads
+        self.keepalive = keepalive
+
+    def command(self, place: Place) -> list[str]:
+        options = {
+            "--bind": f"127.0.0.1:{place.port}",
+            "--worker-class": "gthread",
+            "--workers": WORKERS,
+            "--threads": str(self.threads),
+            "--worker-connections": str(self.threads + 1000),
+            "--keep-alive": str(self.keepalive),
+            "--backlog": "2048",
+            "--pythonpath": str(PROJECT),
+        }
+        flags = [part for pair in options.items() for part in pair]
+        return [str(SCRIPTS / "gunicorn"), *flags, "--no-control-socket", "bench.prototype:app"]
+
+    def directory(self, place: Place) -> Path:
+        return place.folder  # not the project's: its gunicorn.conf.py is the service's
+
+    def environment(self, place: Place) -> dict[str, str]:
+        return {"UPSTREAM": f"http://127.0.0.1:{place.upstream}"}
+
+
+class LiteLLM(Target):
+    name = "LiteLLM"
+    about = "litellm proxy, two workers"
+    install = 'pip install "litellm[proxy]" in a venv; LITELLM=VENV/bin/litellm'
+    quick_start = False
+
+    def __init__(self) -> None:
+        self.program = program("LITELLM", "litellm")
+
+    def installed(self) -> bool:
+        return self.program is not None
+
+    def command(self, place: Place) -> list[str]:
+        config = place.folder / "litellm.yaml"
+        config.write_text(self.config(place.upstream))
+        options = ["--config", str(config), "--host", "127.0.0.1", "--port", str(place.port)]
+        return [str(self.program), *options, "--num_workers", WORKERS, "--telemetry", "False"]
+
+    def environment(self, place: Place) -> dict[str, str]:
+        return {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+
+    def config(self, upstream: int) -> str:
+        """JSON, which is YAML too."""
+        bases = {
+            "openai": f"http://127.0.0.1:{upstream}/v1",
+            "anthropic": f"http://127.0.0.1:{upstream}",
+        }
+        models = [
+            {
+                "model_name": model,
+                "litellm_params": {
+                    "model": f"{route}/{model}",
+                    "api_key": "bench-key",
+                    "api_base": bases[route],
+                },
+            }
+            for route, model in MODELS.items()
+        ]
+        general = {"master_key": f"sk-{TOKEN}"}
+        return json.dumps({"model_list": models, "general_settings": general})
+
+    def headers(self, route: str, place: Place) -> dict[str, str]:
+        return {"authorization": f"Bearer sk-{TOKEN}"}
+
+
+class Portkey(Target):
+    name = "Portkey"
+    about = "Portkey gateway on node, one process"
+    install = (
+        "npm install @portkey-ai/gateway; "
+        "PORTKEY=node_modules/@portkey-ai/gateway/build/start-server.js"
+    )
+
+    def __init__(self) -> None:
+        self.program = program("PORTKEY")
+
+    def installed(self) -> bool:
+        return self.program is not None and shutil.which("node") is not None
+
+    def command(self, place: Place) -> list[str]:
+        return ["node", str(self.program), f"--port={place.port}", "--headless"]
+
+    def environment(self, place: Place) -> dict[str, str]:
+        return {"NODE_ENV": "production"}
+
+    def headers(self, route: str, place: Place) -> dict[str, str]:
+        return {
+            "authorization": f"Bearer {TOKEN}",
+            "x-portkey-provider": route,
+            "x-portkey-custom-host": f"http://127.0.0.1:{place.upstream}/v1",
+        }
+
+
+class MLflow(Target):
+    name = "MLflow"
+    about = "mlflow gateway, two workers"
+    install = 'pip install "mlflow[gateway]" in a venv; MLFLOW=VENV/bin/mlflow'
+    quick_start = False
+
+    def __init__(self) -> None:
+        self.program = program("MLFLOW", "mlflow")
+
+    def installed(self) -> bool:
+        return self.program is not None
+
+    def command(self, place: Place) -> list[str]:
+        config = place.folder / "mlflow.yaml"
+        config.write_text(self.config(place.upstream))
+        options = ["--config-path", str(config), "--host", "127.0.0.1", "--port", str(place.port)]
+        return [str(self.program), "gateway", "start", *options, "--workers", WORKERS]
+
+    def environment(self, place: Place) -> dict[str, str]:
+        return {
+            "PATH": f"{Path(str(self.program)).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+
+    def config(self, upstream: int) -> str:
+        bases = {
+            "openai": {
+                "openai_api_key": "bench-key",
+                "openai_api_base": f"http://127.0.0.1:{upstream}/v1",
+            },
+            "anthropic": {
+                "anthropic_api_key": "bench-key",
+                "anthropic_api_base": f"http://127.0.0.1:{upstream}/v1",
+            },
+        }
+        endpoints = [
+            {
+                "name": route,
+                "endpoint_type": "llm/v1/chat",
+                "model": {"provider": route, "name": MODELS[route], "config": bases[route]},
+            }
+            for route in MODELS
+        ]
+        return json.dumps({"endpoints": endpoints})
+
+    def path(self, route: str) -> str:
+        return f"/gateway/{route}/invocations"
+
+    def end_mark(self, route: str) -> str:
+        return '"finish_reason":"stop"'  # it sends no [DONE]
+
+    def body(self, route: str, messages: Messages, stream: bool) -> Mapping[str, object]:
+        body = dict(super().body(route, messages, stream))
+        del body["model"]  # the endpoint names it
+        return body
+
+
+def program(variable: str, command: str | None = None) -> Path | None:
+    """The file that an environment variable names, or a command of the search path."""
+    named = os.environ.get(variable) or (shutil.which(command) if command else None)
+    return Path(named).absolute() if named and Path(named).exists() else None
