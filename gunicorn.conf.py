@@ -49,6 +49,10 @@ limit_request_line = 4094
 limit_request_fields = 64
 # Far above the 8 KB a line of Heroku's router: a giant token is a 401 like any other wrong one.
 limit_request_field_size = 131_072
+# Whoever is in front may say that it speaks https: the scheme is only shown, in the reference
+# page's examples. Nobody may say more.
+forwarded_allow_ips = "*"
+forwarder_headers = ""
 # The usage record is the access log.
 accesslog = None
 control_socket_disable = True
