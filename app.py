@@ -146,8 +146,9 @@ def _read_request() -> dict[str, Any]:
 
 
 def _read_body() -> bytes:
-    encoding = request.environ.get("HTTP_CONTENT_ENCODING") or "identity"
-    if encoding.lower() != "identity":
+    coding = request.environ.get("HTTP_CONTENT_ENCODING") or "identity"
+    framing = request.environ.get("HTTP_TRANSFER_ENCODING") or "chunked"
+    if coding.lower() != "identity" or framing.lower() != "chunked":
         text = "The body must not be compressed: send it without Content-Encoding."
         raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
     body = _arrived_body()

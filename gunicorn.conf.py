@@ -9,11 +9,12 @@ import socket
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from gunicorn import util
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.instrument.statsd import Statsd
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
@@ -29,16 +30,16 @@ wsgi_app = "app:app"
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
 threads = settings.threads
-# A call holds two descriptors; the usual soft limit of 1024 would end at 500 streams.
-_most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files, _most_files))
-# Idle connections count too, so these are more than the threads; at or below their number,
-# gunicorn would switch keep-alive off.
-worker_connections = 4 * settings.threads
+# Connections that wait for their first bytes, idle or are being closed hold no thread, so there
+# may be many more of them; at or below `threads`, gunicorn would switch keep-alive off.
+worker_connections = 4 * settings.threads + 1000
 backlog = 512
 # Loaded once and shared by the workers: 45 MiB idle instead of 70, and a killed worker is replaced
 # at once. Nothing is connected or started before the fork.
 preload_app = True
+# A call holds two descriptors; the usual soft limit of 1024 would end at 500 streams.
+_files, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(_files, min(_most_files, 65_536)), _most_files))
 # A heartbeat of the worker's main loop, not a limit on calls.
 timeout = 30
 graceful_timeout = settings.grace_timeout_s
@@ -47,8 +48,7 @@ graceful_timeout = settings.grace_timeout_s
 keepalive = 100
 limit_request_line = 4094
 limit_request_fields = 64
-# Far above the 8 KB a line of Heroku's router: a giant token is a 401 like any other wrong one.
-limit_request_field_size = 131_072
+limit_request_field_size = 8190  # what Heroku's router lets through
 # Whoever is in front may say that it speaks https: the scheme is only shown, in the reference
 # page's examples. Nobody may say more.
 forwarded_allow_ips = "*"
@@ -89,17 +89,13 @@ class Connection(TConn):
     """A caller's connection, and the watch over the arrival of its request's headers."""
 
     arrival: watchdog.Watch
+    unread_bytes = MAX_UNREAD_BYTES
 
     def has_more(self, timeout_s: float) -> bool:
         """Whether another request begins to arrive within so long."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
-
-    def close(self, graceful: bool = False) -> None:
-        # A graceful close waits for the peer for up to 2 s. gunicorn does that in its main
-        # loop, where one slow caller would stop all others; Worker.handle() has done it.
-        super().close()
 
 
 class Worker(ThreadWorker):
@@ -113,10 +109,7 @@ class Worker(ThreadWorker):
             return False
         self.nr_conns += 1
         conn = Connection(self.cfg, sock, address, listener.getsockname())
-        conn.timeout = time.monotonic() + settings.arrival_timeout_s
-        self.pending_conns.append(conn)
-        readable = partial(self.on_pending_socket_readable, conn)
-        self.poller.register(sock, selectors.EVENT_READ, readable)
+        self._poll(conn, settings.arrival_timeout_s, self.on_pending_socket_readable)
         return True
 
     def handle(self, conn: Connection) -> Any:
@@ -125,10 +118,46 @@ class Worker(ThreadWorker):
             with watchdog.watch(None, settings.arrival_timeout_s) as conn.arrival:
                 conn.arrival.on_end(partial(watchdog.shut_down, conn.sock, socket.SHUT_RD))
                 keeps_alive = super().handle(conn)
-            if keeps_alive is False:
-                util.close_graceful(conn.sock, settings.arrival_timeout_s, MAX_UNREAD_BYTES)
-            if not keeps_alive or not self.alive or not conn.has_more(NEXT_REQUEST_S):
+            if keeps_alive is not True or self._is_needed() or not conn.has_more(NEXT_REQUEST_S):
                 return keeps_alive
+
+    def _is_needed(self) -> bool:
+        """Whether this thread should not wait: the worker stops, or connections do for a thread."""
+        idle = len(self.keepalived_conns) + len(self.pending_conns)
+        return not self.alive or self.nr_conns - idle >= self.cfg.threads
+
+    def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
+        if fs.cancelled() or fs.exception() or fs.result() is not False:
+            super().finish_request(conn, fs)
+            return
+        # gunicorn would now wait for the peer in its main loop, for up to 2 s, and all other
+        # connections with it. In the poller, it costs neither them nor a thread.
+        with contextlib.suppress(OSError):
+            conn.sock.shutdown(socket.SHUT_WR)
+        conn.sock.setblocking(False)
+        linger_s = settings.arrival_timeout_s if self.alive else STOP_KEEPALIVE_LINGER
+        self._poll(conn, linger_s, self._discard)
+
+    def _discard(self, conn: Connection, sock: socket.socket) -> None:
+        """Take what the peer is still sending, until it closes or sends too much."""
+        try:
+            read = sock.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            read = b""
+        conn.unread_bytes -= len(read)
+        if not read or conn.unread_bytes < 0:
+            self.poller.unregister(sock)
+            self.pending_conns.remove(conn)
+            self.nr_conns -= 1
+            conn.close()
+
+    def _poll(self, conn: Connection, timeout_s: float, readable: Callable[..., None]) -> None:
+        """Have the poller call `readable`, and murder_pending() close what takes longer."""
+        conn.timeout = time.monotonic() + timeout_s
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(readable, conn))
 
     def handle_request(self, req: Any, conn: Connection) -> Any:
         conn.arrival.close()
@@ -168,7 +197,8 @@ class Worker(ThreadWorker):
             conn.timeout = min(conn.timeout, limit)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        watchdog.stop_at(time.monotonic() + max(0, settings.grace_timeout_s - GOODBYE_S))
+        if self.alive:  # a second SIGTERM puts nothing off
+            watchdog.stop_at(time.monotonic() + max(0, settings.grace_timeout_s - GOODBYE_S))
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:

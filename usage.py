@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 # A record stays below 4096 bytes (PIPE_BUF), so that the lines of several workers that share
-# one pipe cannot run into each other: a caller's text may take 6 bytes a character as JSON.
-MAX_NAME_CHARACTERS = 128
+# one pipe cannot run into each other: somebody else's word may take 6 bytes a character as JSON.
+MAX_NAME_CHARACTERS = 96
 
 _logger = logging.getLogger("usage")
 
@@ -39,6 +39,10 @@ def log_crash(request_id: str, error: BaseException) -> None:
     log("crash", request_id=request_id, type=type(error).__name__, place="".join(place))
 
 
+def _short(value: Any) -> Any:
+    return value[:MAX_NAME_CHARACTERS] if isinstance(value, str) else value
+
+
 class Record:
     """The usage record of one call, from its start to the one time it is written."""
 
@@ -51,8 +55,8 @@ class Record:
         self._fields: dict[str, Any] = {
             "request_id": request_id,
             "caller": caller,
-            "brand_id": request["brand_id"][:MAX_NAME_CHARACTERS],
-            "requested_by": request["requested_by"][:MAX_NAME_CHARACTERS],
+            "brand_id": request["brand_id"],
+            "requested_by": request["requested_by"],
             "model": request["model"],
             "answered_model": None,
             "provider": provider,
@@ -83,7 +87,7 @@ class Record:
         if not self._is_written:
             self._is_written = True
             self.note(status=status, code=code, duration_ms=self._ms())
-            log("usage", **self._fields)
+            log("usage", **{name: _short(value) for name, value in self._fields.items()})
 
     def _ms(self) -> float:
         return round((time.monotonic() - self._started) * 1000, 1)

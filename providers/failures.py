@@ -1,6 +1,5 @@
 """What a provider's failures mean: in the service's own kinds, and for another attempt."""
 
-import math
 import re
 import threading
 import time
@@ -145,7 +144,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     try:
         if "retry-after-ms" in headers:
             wait_s = float(headers["retry-after-ms"]) / 1000
-            return wait_s if 0 <= wait_s < math.inf else None
+            return min(wait_s, Retry.DEFAULT_RETRY_AFTER_MAX) if wait_s >= 0 else None
         if "Retry-After" in headers:
             return Retry().parse_retry_after(headers["Retry-After"])
     except (HTTPError, ValueError, OverflowError):  # neither form

@@ -67,6 +67,6 @@ class Decoder:
 
     def _add(self, data: bytes) -> None:
         self._data.append(data)
-        self._data_bytes += len(data)
+        self._data_bytes += len(data) + 1
         if self._data_bytes > MAX_EVENT_BYTES:
             raise EventTooLong

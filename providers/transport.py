@@ -144,12 +144,13 @@ class Exchange:
         self._endpoint.budget.note_call()
         may_reconnect = True
         while True:
+            self._raise_if_ended()
             self._call.attempts += 1
             try:
                 self._send()
                 return self
             except Failure as failure:
-                if may_reconnect and failure.unanswered and self._sending.on_used_connection:
+                if may_reconnect and self._was_stale(failure):
                     # The provider closed it while it was idle (urllib3 #944): not a failed
                     # request. The pool may hold more such connections, so it is emptied.
                     may_reconnect = False
@@ -183,7 +184,8 @@ class Exchange:
 
     def finish(self) -> None:
         """Take the end of the body that follows the last event, to keep the connection."""
-        if self._sending.sock is not None:
+        # A body of known length has given its connection back already; another call may have it.
+        if self._sending.sock is not None and self._response.connection is not None:
             with contextlib.suppress(HTTPError, OSError):
                 self._sending.sock.settimeout(END_OF_BODY_S)
                 self._response.read1(1)
@@ -196,6 +198,13 @@ class Exchange:
         """Raise the ServiceError for `document`, a provider's error object in mid-stream."""
         error = ErrorObject(document)
         self.fail(f"broke off{error.describe(error.kind, self._endpoint.secrets)}", error.kind)
+
+    def _was_stale(self, failure: Failure) -> bool:
+        return (
+            failure.unanswered
+            and self._sending.on_used_connection
+            and self._call.watch.cause is None
+        )
 
     def _send(self) -> None:
         settings, time_left_s = self._endpoint.settings, self._call.watch.time_left_s
@@ -237,6 +246,8 @@ class Exchange:
         if isinstance(error, requests.exceptions.SSLError):
             return Failure(errors.PROVIDER_UNAVAILABLE, "failed the TLS handshake")
         cause = error.args[0] if error.args else None
+        if isinstance(cause, ProtocolError) and isinstance(cause.args[-1], TimeoutError):
+            return self._silent()  # it took the request's first part only
         if isinstance(cause, ProtocolError) and isinstance(cause.args[-1], OSError):
             text = "closed the connection without an answer"
             return Failure(errors.PROVIDER_UNAVAILABLE, text, retryable=True, unanswered=True)

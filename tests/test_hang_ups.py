@@ -1,0 +1,115 @@
+"""Callers who leave: what was done for them ends, and nothing of it stays behind."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import cycle
+from typing import Any
+
+import pytest
+
+from tests.conftest import CLAUDE, GPT, Service, ask, serve
+from tests.upstream import STALL, Reply, Upstream, raw, refuse, say
+
+CALLERS = 50
+# From hanging up to the end of the upstream request.
+SOON_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Upstream]]:
+    # Slots for one crowd and a half: one that stayed behind would be missed by the next.
+    for service, provider in serve(tmp_path_factory, THREADS=100):
+        crowd_that_vanishes(service, provider, say(STALL), "warm-up", stream=True)
+        yield service, provider
+
+
+def crowd_that_vanishes(
+    service: Service, provider: Upstream, reply: Reply, who: str, **request: Any
+) -> list[float]:
+    """Fifty callers ask, get this reply and hang up: after how long each upstream request ended."""
+    provider.default = reply
+    before = len(provider.received)
+    models = cycle([CLAUDE, GPT])
+    callers = [service.send(ask(next(models), requested_by=who, **request)) for _ in range(CALLERS)]
+    received = provider.wait_for(before + CALLERS)[before:]
+    if request["stream"] and reply.parts[0] is not STALL:  # type: ignore[index]
+        for caller in callers:
+            caller.recv(1)
+    left = time.monotonic()
+    for caller in callers:
+        caller.close()
+    took = []
+    for each in received:
+        assert each.gone.wait(3 * SOON_S), "the provider was left working for nobody"
+        took.append(time.monotonic() - left)
+    service.records_of(who, CALLERS)
+    provider.default = say("Hello")
+    return took
+
+
+def held(service: Service) -> tuple[int, int]:
+    """Descriptors and threads of the worker."""
+    (pid,) = service.worker_pids()
+    return len(os.listdir(f"/proc/{pid}/fd")), service.threads_of(pid)
+
+
+CROWDS = {
+    "in mid-stream": (say(*["and ", 0.05] * 1000), True),
+    "while the provider is silent in mid-stream": (say("Hel", STALL), True),
+    "while the provider has not begun its stream": (say(STALL), True),
+    "while they wait for a full answer": (say(STALL), False),
+    "while they do not read what comes": (say(*["x" * 60_000] * 1000), True),
+}
+
+
+@pytest.mark.parametrize(("reply", "stream"), CROWDS.values(), ids=CROWDS)
+def test_nothing_is_left_of_fifty_callers_who_vanish(
+    reply: Reply, stream: bool, request: pytest.FixtureRequest, service: Service, provider: Upstream
+) -> None:
+    files, threads = held(service)
+    who = request.node.name
+    took = crowd_that_vanishes(service, provider, reply, who, stream=stream)
+    assert max(took) < SOON_S
+    records = service.records_of(who, CALLERS)
+    assert Counter(record["status"] for record in records) == {"client_disconnect": CALLERS}
+    assert {record["code"] for record in records} == {None}
+    assert {record["attempts"] for record in records} == {1}
+    service.until(lambda: held(service)[0] <= files)
+    assert held(service)[1] <= threads
+    assert service.post(ask()).status_code == 200
+
+
+def test_hanging_up_costs_no_new_connection_to_the_provider(
+    service: Service, provider: Upstream
+) -> None:
+    service.post(ask())  # leaves a connection that the next call uses
+    connections = provider.connections
+    provider.replies.append(raw(STALL))
+    with service.send(ask(requested_by="used")):
+        provider.wait_for(2)
+    assert service.records_of("used", 1)[0]["status"] == "client_disconnect"
+    assert provider.connections == connections
+
+
+def test_nothing_is_tried_again_for_a_caller_who_left(service: Service, provider: Upstream) -> None:
+    provider.replies.append(refuse(503, retry_after="2"))
+    with service.send(ask(requested_by="impatient")):
+        provider.wait_for(1)
+    connections = provider.connections
+    left = time.monotonic()
+    record = service.records_of("impatient", 1)[0]
+    assert time.monotonic() - left < 1
+    assert (record["status"], record["attempts"]) == ("client_disconnect", 1)
+    assert provider.connections == connections
+    assert len(provider.received) == 1
+
+
+@pytest.mark.usefixtures("provider")
+def test_a_caller_who_leaves_at_the_very_end_has_still_been_served(service: Service) -> None:
+    with service.send(ask(requested_by="served", stream=True)) as caller:
+        answer = b""
+        while b"[DONE]" not in answer:
+            answer += caller.recv(65536)
+    assert service.records_of("served", 1)[0]["status"] == "ok"

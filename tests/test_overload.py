@@ -1,0 +1,144 @@
+"""More callers than slots: some are served, the others are told at once, and nobody is kept."""
+
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPResponse
+
+import pytest
+import requests
+
+from tests.conftest import CLAUDE, GPT, Service, answer_on, ask, pointed_at
+from tests.upstream import Upstream, say
+
+THREADS, SLOTS = 20, 16
+AT_ONCE_S = 1.0
+
+
+@pytest.fixture
+def small(start: Callable[..., Service], upstream: Upstream) -> Service:
+    """A service whose few slots are soon taken."""
+    return start(**pointed_at(upstream), THREADS=THREADS)
+
+
+@contextmanager
+def full(service: Service, upstream: Upstream) -> Iterator[list[socket.socket]]:
+    """All slots are held by streams that wait; afterwards, these can end."""
+    go_on = threading.Event()
+    upstream.default = say("Hel", go_on, "lo")
+    with ExitStack() as stack:
+        streams = [
+            stack.enter_context(service.send(ask([CLAUDE, GPT][i % 2], stream=True)))
+            for i in range(SLOTS)
+        ]
+        upstream.wait_for(SLOTS)
+        try:
+            yield streams
+        finally:
+            go_on.set()
+        for stream in streams:
+            answer = answer_on(stream)
+            assert answer.status == 200
+            assert answer.read().endswith(b"data: [DONE]\n\n")
+
+
+def is_shed(answer: HTTPResponse) -> bool:
+    document = json.loads(answer.read())
+    return (
+        answer.status == 503
+        and sorted(document) == ["error", "message"]
+        and document["error"] == "overloaded"
+        and int(answer.headers["Retry-After"]) >= 1
+        and answer.headers["Content-Type"] == "application/json"
+    )
+
+
+def test_health_checks_are_answered_at_once_while_every_slot_is_taken(
+    small: Service, upstream: Upstream
+) -> None:
+    with full(small, upstream):
+        for _ in range(5):
+            response = requests.get(f"{small.url}/healthz", timeout=AT_ONCE_S)
+            assert response.json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_without_a_slot_is_told_at_once_when_to_come_again(
+    stream: bool, small: Service, upstream: Upstream
+) -> None:
+    with full(small, upstream):
+        response = small.post(ask(stream=stream))
+        assert response.elapsed.total_seconds() < AT_ONCE_S
+        assert response.status_code == 503
+        assert response.json() == {
+            "error": "overloaded",
+            "message": "All 16 call slots here are taken.",
+        }
+        assert response.headers["Retry-After"] == "1"
+        record = small.record_of(response)
+        assert (record["status"], record["code"]) == ("error", "overloaded")
+        assert record["attempts"] == 0
+        assert len(upstream.received) == SLOTS
+
+
+def test_it_recovers_by_itself(small: Service, upstream: Upstream) -> None:
+    for _ in range(2):
+        with full(small, upstream):
+            assert small.post(ask()).status_code == 503
+        upstream.default = say("Hello")
+        upstream.received.clear()
+        assert small.post(ask()).status_code == 200
+
+
+def test_refused_requests_need_no_slot(small: Service, upstream: Upstream) -> None:
+    with full(small, upstream):
+        assert small.post(ask(), token=None).status_code == 401
+        assert small.post(b"{}").status_code == 400
+        assert small.post(ask(brand_id="other"), token="bound-token").status_code == 403
+
+
+def test_of_hundreds_of_callers_each_is_served_or_told_at_once(
+    small: Service, upstream: Upstream
+) -> None:
+    go_on = threading.Event()
+    upstream.default = say("Hel", go_on, "lo")
+    with ExitStack() as stack:
+        callers = [
+            stack.enter_context(small.send(ask([CLAUDE, GPT][i % 2], stream=True)))
+            for i in range(300)
+        ]
+        upstream.wait_for(SLOTS)
+        began = time.monotonic()
+        # The shed ones are answered while the others still hold their slots.
+        answers = [answer_on(caller) for caller in callers]
+        assert time.monotonic() - began < AT_ONCE_S
+        statuses = Counter(answer.status for answer in answers)
+        assert statuses == {200: SLOTS, 503: 300 - SLOTS}
+        assert all(is_shed(answer) for answer in answers if answer.status == 503)
+        go_on.set()
+        served = [answer.read() for answer in answers if answer.status == 200]
+    assert all(body.endswith(b"data: [DONE]\n\n") for body in served)
+
+
+def test_with_its_default_settings_it_carries_three_hundred_streams(
+    service: Service, provider: Upstream
+) -> None:
+    go_on = threading.Event()
+    before = provider.default
+    provider.default = say("Hel", go_on, "lo")
+    with ExitStack() as stack:
+        callers = [
+            stack.enter_context(service.send(ask([CLAUDE, GPT][i % 2], stream=True)))
+            for i in range(300)
+        ]
+        answers = [answer_on(caller) for caller in callers]
+        assert requests.get(f"{service.url}/healthz", timeout=AT_ONCE_S).status_code == 200
+        go_on.set()
+        bodies = [answer.read() for answer in answers]
+    provider.default = before
+    assert {answer.status for answer in answers} == {200}
+    assert all(body.endswith(b"data: [DONE]\n\n") for body in bodies)
