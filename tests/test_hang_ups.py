@@ -4,6 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import cycle
 from typing import Any
 
@@ -12,17 +13,26 @@ import pytest
 from tests.conftest import CLAUDE, GPT, Service, ask, serve
 from tests.upstream import STALL, Reply, Upstream, raw, refuse, say
 
-CALLERS = 50
+CALLERS, THREADS = 50, 63
 # From hanging up to the end of the upstream request.
 SOON_S = 2.0
 
 
 @pytest.fixture(scope="module")
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Upstream]]:
-    # Slots for one crowd and a half: one that stayed behind would be missed by the next.
-    for service, provider in serve(tmp_path_factory, THREADS=100):
-        crowd_that_vanishes(service, provider, say(STALL), "warm-up", stream=True)
+    # Just enough slots: one that was not given back would be missed by the next crowd.
+    for service, provider in serve(tmp_path_factory, THREADS=THREADS):
+        start_all_threads(service)
         yield service, provider
+
+
+def start_all_threads(service: Service) -> None:
+    """The server starts threads as it needs them, and keeps them."""
+    with ExitStack() as stack:
+        for _ in range(THREADS):
+            stack.enter_context(service.connect()).sendall(b"GET")
+        service.until(lambda: held(service)[1] >= THREADS)
+    service.post(ask())  # starts the watchdog if nothing has
 
 
 def crowd_that_vanishes(

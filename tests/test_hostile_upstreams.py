@@ -13,7 +13,7 @@ import providers
 import watchdog
 from providers.base import Call, ChatRequest, Finish
 from settings import Settings
-from tests.conftest import ANTHROPIC_KEY, CLAUDE, GPT, OPENAI_KEY, Service, ask, pointed_at, serve
+from tests.conftest import CLAUDE, GPT, Service, ask, pointed_at, serve
 from tests.upstream import (
     CUT,
     Reply,
@@ -29,6 +29,8 @@ from tests.upstream import (
 
 # What one call may cost: the cap on an answer is 8 MB, and it is held a few times over.
 BOUND_MB = 60
+# Keys that do not look like any.
+ANTHROPIC_KEY, OPENAI_KEY = "correct-horse", "battery-staple"
 HEAD = b"HTTP/1.1 200 OK\r\n"
 STREAM = HEAD + b"content-type: text/event-stream\r\n\r\n"
 BLOCK = b"x" * 65_536
@@ -38,7 +40,14 @@ assert isinstance(FIRST, bytes)
 
 @pytest.fixture(scope="module")
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Upstream]]:
-    yield from serve(tmp_path_factory, TOTAL_TIMEOUT_S=10, STREAM_TIMEOUT_S=10, READ_TIMEOUT_S=5)
+    yield from serve(
+        tmp_path_factory,
+        ANTHROPIC_API_KEY=ANTHROPIC_KEY,
+        OPENAI_API_KEY=OPENAI_KEY,
+        TOTAL_TIMEOUT_S=10,
+        STREAM_TIMEOUT_S=10,
+        READ_TIMEOUT_S=5,
+    )
 
 
 def bomb(status: bytes = b"200 OK", *headers: bytes) -> Reply:

@@ -228,7 +228,7 @@ def test_a_killed_worker_costs_only_its_own_requests(
     upstream.default = say("Hel", *[0.1, "lo"] * 15)
     with ExitStack() as stack:
         answers = [answer_on(caller) for caller in streams(service, stack, 40)]
-        killed, spared = service.worker_pids()
+        killed, spared = service.until(lambda: len(pids := service.worker_pids()) == 2 and pids)
         os.kill(killed, signal.SIGKILL)
         began = time.monotonic()
         while time.monotonic() - began < 0.5:
