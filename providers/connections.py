@@ -6,8 +6,9 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from watchdog import Watch, shut_down
@@ -60,14 +61,14 @@ class _Connection(HTTPConnection):
             self.connect()
         sending.sock, sending.on_used_connection = self.sock, self._is_used
         self._is_used = True
-        # Until the request is sent, urllib3 would go on applying the connect timeout.
-        self.sock.settimeout(sending.read_timeout_s)
         self._watch = sending.watch
         self._watch.on_end(functools.partial(self._cut, self._watch, self.sock))
         # Head and body leave in one write instead of two.
         self._unsent = bytearray()
         super().request(*args, **kwargs)
         whole, self._unsent = self._unsent, None
+        # Until the request is sent, urllib3 would go on applying the connect timeout.
+        self.sock.settimeout(sending.read_timeout_s)
         self.send(whole)
 
     def send(self, data: Any) -> None:
@@ -97,11 +98,25 @@ _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 class Adapter(HTTPAdapter):
-    """requests' own adapter over watched connections; one a process, shared by its threads."""
+    """requests' own adapter over watched connections: for one address, shared by all threads."""
+
+    _pool: Any = None
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, socket_options=_SOCKET_OPTIONS, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def build_response(self, req: PreparedRequest, resp: BaseHTTPResponse) -> Response:
+        # Only the raw answer is read: no cookies, no encoding to guess.
+        response = Response()
+        response.request, response.raw, response.status_code = req, resp, resp.status
+        return response
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        # There is one address and one set of TLS settings, so the pool need not be looked up.
+        if self._pool is None or self._pool.pool is None:
+            self._pool = super().get_connection_with_tls_context(*args, **kwargs)
+        return self._pool
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
