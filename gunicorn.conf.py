@@ -10,12 +10,14 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
 from gunicorn.instrument.statsd import Statsd
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
@@ -29,6 +31,10 @@ settings = load()
 wsgi_app = "app:app"
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
+# gthread, by bench/ on 2 cores: its threads start as they are needed, so 1000 a worker cost nothing
+# idle (46 MiB in all), and 1000 streams at once took 142 MiB. The sync worker carries no streams.
+# gevent takes a fifth less CPU but monkey-patches, and the watchdog's shutdown() does not wake its
+# readers. More than 2 workers on 2 cores only add memory.
 threads = settings.threads
 # Connections that wait for their first bytes, idle or are being closed hold no thread, so there
 # may be many more of them; at or below `threads`, gunicorn would switch keep-alive off.
@@ -48,7 +54,8 @@ graceful_timeout = settings.grace_timeout_s
 keepalive = 100
 limit_request_line = 4094
 limit_request_fields = 64
-limit_request_field_size = 8190  # what Heroku's router lets through
+# Above the 8 KB of Heroku's router, so that a giant token is a 401; MAX_HEAD_BYTES bounds it all.
+limit_request_field_size = 32_768
 # Whoever is in front may say that it speaks https: the scheme is only shown, in the reference
 # page's examples. Nobody may say more.
 forwarded_allow_ips = "*"
@@ -58,12 +65,14 @@ accesslog = None
 control_socket_disable = True
 
 
+# A request's line and headers in all: gunicorn looks through all of them again whenever some come.
+MAX_HEAD_BYTES = 65_536
 # Calls still running this long before the end of the grace get an error event, not a torn body.
 GOODBYE_S = 4
 # What a refused caller is still sending is taken, up to here: closing on it would reset the
 # connection, and the answer would be lost (RFC 9112, section 9.6).
 MAX_UNREAD_BYTES = 200_000_000
-# The way back through gunicorn's main loop costs a third of a request's CPU, so a thread first
+# The way back through gunicorn's main loop costs a tenth of a request's CPU, so a thread first
 # waits so long for its connection's next one.
 NEXT_REQUEST_S = 0.02
 
@@ -85,6 +94,25 @@ class Logger(Statsd):
             usage.log_crash("", error)
 
 
+class Head(Request):
+    """A request's head, bounded as a whole and not only by the number and size of its lines."""
+
+    max_buffer_headers = property(lambda _self: MAX_HEAD_BYTES, lambda _self, _value: None)
+
+
+class Parser(RequestParser):
+    mesg_class = Head
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool that makes do with the threads it has where the system gives no more."""
+
+    def _adjust_thread_count(self) -> None:
+        # By now the work is queued: a thread that is there will take it.
+        with contextlib.suppress(RuntimeError):
+            super()._adjust_thread_count()
+
+
 class Connection(TConn):
     """A caller's connection, and the watch over the arrival of its request's headers."""
 
@@ -101,14 +129,18 @@ class Connection(TConn):
 class Worker(ThreadWorker):
     """gunicorn's threaded worker, with time limits on callers and a clean way to stop."""
 
+    def get_thread_pool(self) -> Threads:
+        return Threads(self.cfg.threads)
+
     def accept(self, listener: Any) -> bool:
         """Whether a connection was waiting. It gets a thread when its first bytes are there."""
         try:
             sock, address = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
+        except OSError:  # none is there, it is gone again, or there is no descriptor left for it
             return False
         self.nr_conns += 1
         conn = Connection(self.cfg, sock, address, listener.getsockname())
+        conn.parser = Parser(self.cfg, sock, address)
         self._poll(conn, settings.arrival_timeout_s, self.on_pending_socket_readable)
         return True
 
@@ -118,11 +150,11 @@ class Worker(ThreadWorker):
             with watchdog.watch(None, settings.arrival_timeout_s) as conn.arrival:
                 conn.arrival.on_end(partial(watchdog.shut_down, conn.sock, socket.SHUT_RD))
                 keeps_alive = super().handle(conn)
-            if keeps_alive is not True or self._is_needed() or not conn.has_more(NEXT_REQUEST_S):
+            if keeps_alive is not True or self._is_wanted() or not conn.has_more(NEXT_REQUEST_S):
                 return keeps_alive
 
-    def _is_needed(self) -> bool:
-        """Whether this thread should not wait: the worker stops, or connections do for a thread."""
+    def _is_wanted(self) -> bool:
+        """Whether this thread has better to do than wait: more connections want one than are."""
         idle = len(self.keepalived_conns) + len(self.pending_conns)
         return not self.alive or self.nr_conns - idle >= self.cfg.threads
 
@@ -132,11 +164,14 @@ class Worker(ThreadWorker):
             return
         # gunicorn would now wait for the peer in its main loop, for up to 2 s, and all other
         # connections with it. In the poller, it costs neither them nor a thread.
-        with contextlib.suppress(OSError):
-            conn.sock.shutdown(socket.SHUT_WR)
-        conn.sock.setblocking(False)
         linger_s = settings.arrival_timeout_s if self.alive else STOP_KEEPALIVE_LINGER
-        self._poll(conn, linger_s, self._discard)
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+            self._poll(conn, linger_s, self._discard)
+        except OSError:  # it is closed already
+            self.nr_conns -= 1
+            conn.close()
 
     def _discard(self, conn: Connection, sock: socket.socket) -> None:
         """Take what the peer is still sending, until it closes or sends too much."""

@@ -1,6 +1,7 @@
 """More callers than slots: some are served, the others are told at once, and nobody is kept."""
 
 import json
+import os
 import socket
 import threading
 import time
@@ -8,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPResponse
+from pathlib import Path
 
 import pytest
 import requests
@@ -122,6 +124,50 @@ def test_of_hundreds_of_callers_each_is_served_or_told_at_once(
         go_on.set()
         served = [answer.read() for answer in answers if answer.status == 200]
     assert all(body.endswith(b"data: [DONE]\n\n") for body in served)
+
+
+# Python programs that run the server with less than it would like to have.
+SHORT_OF = {
+    "fd": """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
+from gunicorn.app.wsgiapp import run
+run()
+""",
+    "task": """
+import threading
+start = threading.Thread.start
+def start_if_there_are_few(thread):
+    if threading.active_count() > 150:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = start_if_there_are_few
+from gunicorn.app.wsgiapp import run
+run()
+""",
+}
+
+
+@pytest.mark.parametrize(("kind", "program"), SHORT_OF.items(), ids=["descriptors", "threads"])
+def test_running_calls_go_on_when_the_system_runs_out_of(
+    kind: str, program: str, tmp_path: Path, upstream: Upstream
+) -> None:
+    go_on = threading.Event()
+    with Service(tmp_path / "log", "python", "-c", program, **pointed_at(upstream)) as service:
+        (pid,) = service.worker_pids()
+        with ExitStack() as stack:
+            upstream.default = say("Hel", go_on, "lo")
+            answers = [
+                answer_on(stack.enter_context(service.send(ask(stream=True)))) for _ in range(20)
+            ]
+            with ExitStack() as crowd:
+                for _ in range(200):
+                    crowd.enter_context(service.connect()).sendall(b"GET")
+                service.until(lambda: len(os.listdir(f"/proc/{pid}/{kind}")) >= 150)
+            assert requests.get(f"{service.url}/healthz", timeout=10).status_code == 200
+            go_on.set()
+            assert all(answer.read().endswith(b"data: [DONE]\n\n") for answer in answers)
+        assert service.worker_pids() == [pid]
 
 
 def test_with_its_default_settings_it_carries_three_hundred_streams(

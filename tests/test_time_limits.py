@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,9 +11,20 @@ import pytest
 import requests
 
 from tests.conftest import CLAUDE, GPT, ROOT, Service, ask, pointed_at, serve
-from tests.upstream import STALL, Part, Reply, Upstream, events, openai_events, raw, say, sse
+from tests.upstream import (
+    STALL,
+    Part,
+    Reply,
+    Upstream,
+    events,
+    openai_completion,
+    openai_events,
+    raw,
+    say,
+    sse,
+)
 
-SILENCE_S, TOTAL_S, STREAM_S = 0.4, 0.9, 1.2
+SILENCE_S, TOTAL_S, STREAM_S = 0.3, 0.7, 0.8
 # What the watchdog's pace and a busy machine may add.
 LATE_S = 1.0
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -85,7 +97,7 @@ def test_a_full_answer_may_be_silent_for_longer_than_a_stream(
 
 def test_the_total_limit_spans_all_attempts(service: Service, provider: Upstream) -> None:
     unavailable = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\nretry-after: 0\r\n\r\n"
-    provider.replies.extend(raw(0.7, unavailable) for _ in range(3))
+    provider.replies.extend(raw(0.5, unavailable) for _ in range(3))
     response = service.post(ask())
     assert response.elapsed.total_seconds() < TOTAL_S + LATE_S
     assert error_of(response)["error"] == "provider_timeout"
@@ -167,6 +179,30 @@ def test_a_provider_that_stops_reading_the_request_is_not_asked_again(
         service = start(**pointed_at(upstream) | elsewhere, READ_TIMEOUT_S=0.3)
         response = service.post(ask(text="y" * 6_000_000, stream=True))
     assert error_of(response)["error"] == "provider_timeout"
+    assert service.record_of(response)["attempts"] == 1
+
+
+def test_a_long_request_may_take_longer_to_send_than_a_connection_to_make(
+    start: Callable[..., Service], upstream: Upstream
+) -> None:
+    def read_late() -> None:
+        sock, _address = slow.accept()
+        with sock, sock.makefile("rb") as stream:
+            time.sleep(0.8)  # longer than CONNECT_TIMEOUT_S
+            while (line := stream.readline()) != b"\r\n":
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split()[1])
+            stream.read(length)
+            document = json.dumps(openai_completion("Hello")).encode()
+            sock.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(document) + document)
+
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        threading.Thread(target=read_late, daemon=True).start()
+        elsewhere = {"OPENAI_BASE_URL": f"http://127.0.0.1:{slow.getsockname()[1]}"}
+        service = start(**pointed_at(upstream) | elsewhere, CONNECT_TIMEOUT_S=0.3)
+        response = service.post(ask(text="y" * 6_000_000))
+    assert response.status_code == 200, response.text
     assert service.record_of(response)["attempts"] == 1
 
 
