@@ -87,7 +87,8 @@ class Record:
         if not self._is_written:
             self._is_written = True
             self.note(status=status, code=code, duration_ms=self._ms())
-            log("usage", **{name: _short(value) for name, value in self._fields.items()})
+            fields = {name: _short(value) for name, value in self._fields.items()}
+            log("usage", **fields | {"request_id": self.request_id})
 
     def _ms(self) -> float:
         return round((time.monotonic() - self._started) * 1000, 1)

@@ -161,7 +161,8 @@ def shut_down(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
     # The base class's method, because SSLSocket.shutdown() would take the TLS state away from
     # under the thread that is reading.
     with contextlib.suppress(OSError):
-        socket.socket.shutdown(sock, how)
+        # (urllib3's TLS through a TLS proxy is no socket, but has one.)
+        socket.socket.shutdown(getattr(sock, "socket", sock), how)
 
 
 _dog = Watchdog()
