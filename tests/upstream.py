@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Self
@@ -118,6 +118,22 @@ def sse(data: Any, event: str | None = None) -> bytes:
     return f"{name}data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
 
 
+def _told(
+    texts: Iterable[Part | str], event: Callable[[str], bytes]
+) -> Generator[Part, None, int | None]:
+    """The texts as events, with the steps between; their number, or None if a step ended it."""
+    count = 0
+    for text in texts:
+        if isinstance(text, str):
+            count += 1
+            yield event(text)
+        else:
+            yield text
+            if isinstance(text, Step) and text is not DROP:
+                return None
+    return count
+
+
 def anthropic_events(
     texts: Iterable[Part | str], model: str = "claude-sonnet-4-6"
 ) -> Iterator[Part]:
@@ -133,18 +149,16 @@ def anthropic_events(
         {"type": "content_block_start", "index": 0, "content_block": block}, "content_block_start"
     )
     yield sse({"type": "ping"}, "ping")
-    count = 0
-    for text in texts:
-        if not isinstance(text, str):
-            yield text
-            if isinstance(text, Step) and text is not DROP:
-                return
-            continue
-        count += 1
+
+    def told(text: str) -> bytes:
         delta = {"type": "text_delta", "text": text}
-        yield sse(
+        return sse(
             {"type": "content_block_delta", "index": 0, "delta": delta}, "content_block_delta"
         )
+
+    count = yield from _told(texts, told)
+    if count is None:
+        return
     yield sse({"type": "content_block_stop", "index": 0}, "content_block_stop")
     yield sse(
         {
@@ -166,15 +180,14 @@ def openai_events(texts: Iterable[Part | str], model: str = "gpt-4o-2024-08-06")
     """OpenAI's stream around these texts, up to [DONE] unless a step ends it."""
     first = {"role": "assistant", "content": "", "refusal": None}
     yield openai_chunk([{"index": 0, "delta": first, "finish_reason": None}], model)
-    count = 0
-    for text in texts:
-        if not isinstance(text, str):
-            yield text
-            if isinstance(text, Step) and text is not DROP:
-                return
-            continue
-        count += 1
-        yield openai_chunk([{"index": 0, "delta": {"content": text}, "finish_reason": None}], model)
+
+    def told(text: str) -> bytes:
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+        return openai_chunk([choice], model)
+
+    count = yield from _told(texts, told)
+    if count is None:
+        return
     yield openai_chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}], model)
     usage = {"prompt_tokens": 10, "completion_tokens": count, "total_tokens": 10 + count}
     yield openai_chunk([], model, usage)
