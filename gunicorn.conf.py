@@ -75,6 +75,10 @@ MAX_UNREAD_BYTES = 200_000_000
 # The way back through gunicorn's main loop costs a tenth of a request's CPU, so a thread first
 # waits so long for its connection's next one.
 NEXT_REQUEST_S = 0.02
+# A worker hesitates so long for each connection that it has before it takes one more: the one with
+# the fewest is the first. Without it, one of two workers was seen to take 31 of 32 callers.
+HESITATION_S = 10e-6
+MAX_HESITATION_S = 1e-3
 
 
 class Logger(Statsd):
@@ -134,6 +138,8 @@ class Worker(ThreadWorker):
 
     def accept(self, listener: Any) -> bool:
         """Whether a connection was waiting. It gets a thread when its first bytes are there."""
+        if self.alive:
+            time.sleep(min(HESITATION_S * self.nr_conns, MAX_HESITATION_S))
         try:
             sock, address = listener.accept()
         except OSError:  # none is there, it is gone again, or there is no descriptor left for it
