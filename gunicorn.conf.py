@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import resource
 import select
 import selectors
@@ -60,6 +61,10 @@ limit_request_field_size = 32_768
 # page's examples. Nobody may say more.
 forwarded_allow_ips = "*"
 forwarder_headers = ""
+# Where there is a CPU for each worker, it keeps to its own: only one of its threads runs at a time,
+# and moving it from CPU to CPU costs a seventh of a request.
+_cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+has_cpu_for_each = workers == len(_cpus)
 # The usage record is the access log.
 accesslog = None
 control_socket_disable = True
@@ -132,6 +137,13 @@ class Connection(TConn):
 
 class Worker(ThreadWorker):
     """gunicorn's threaded worker, with time limits on callers and a clean way to stop."""
+
+    cpu = 0
+
+    def init_process(self) -> None:
+        if has_cpu_for_each:
+            os.sched_setaffinity(0, {self.cpu})
+        super().init_process()
 
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads)
@@ -245,6 +257,12 @@ class Worker(ThreadWorker):
     def handle_quit(self, sig: int, frame: Any) -> None:
         watchdog.stop_at(time.monotonic())
         super().handle_quit(sig, frame)
+
+
+def pre_fork(server: Any, worker: Worker) -> None:
+    """Give the new worker the CPU that the fewest others have."""
+    taken = [other.cpu for other in server.WORKERS.values()]
+    worker.cpu = min(_cpus, key=taken.count, default=0)
 
 
 def _kind_of(error: Exception) -> errors.Kind:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -188,3 +189,35 @@ def test_with_its_default_settings_it_carries_three_hundred_streams(
     provider.default = before
     assert {answer.status for answer in answers} == {200}
     assert all(body.endswith(b"data: [DONE]\n\n") for body in bodies)
+
+
+ON_TWO_CPUS = """
+import os
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+from gunicorn.app.wsgiapp import run
+run()
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="it takes two CPUs")
+def test_each_worker_has_a_cpu_of_its_own_even_one_that_replaces_another(tmp_path: Path) -> None:
+    def cpus_of(service: Service) -> list[set[int]]:
+        return [os.sched_getaffinity(pid) for pid in service.worker_pids()]
+
+    def is_apart(service: Service) -> bool:
+        cpus = cpus_of(service)
+        return [len(each) for each in cpus] == [1, 1] and not set.intersection(*cpus)
+
+    with Service(
+        tmp_path / "log", "python", "-c", ON_TWO_CPUS, OFFLINE="1", WEB_CONCURRENCY="2"
+    ) as service:
+        for _ in range(3):
+            service.until(lambda: is_apart(service))
+            killed = service.worker_pids()[-1]
+            os.kill(killed, signal.SIGKILL)
+            service.until(lambda pid=killed: pid not in service.worker_pids())
+
+
+def test_a_lone_worker_may_use_every_cpu(service: Service) -> None:
+    (pid,) = service.worker_pids()
+    assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)
