@@ -1,6 +1,7 @@
 """The server: gunicorn's settings, and its threaded worker with a few manners added."""
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -260,9 +261,10 @@ class Worker(ThreadWorker):
 
 
 def pre_fork(server: Any, worker: Worker) -> None:
-    """Give the new worker the CPU that the fewest others have."""
+    """Give the new worker the CPU that the fewest others have, and nothing old to clean up."""
     taken = [other.cpu for other in server.WORKERS.values()]
     worker.cpu = min(_cpus, key=taken.count, default=0)
+    gc.freeze()  # as its documentation advises before a fork: what is loaded by now will stay
 
 
 def _kind_of(error: Exception) -> errors.Kind:
