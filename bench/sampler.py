@@ -35,7 +35,6 @@ LAYERS = {
     "json": "json",
     "jsonschema": "jsonschema",
     "jsonschema_rs": "jsonschema",
-    "fastjsonschema": "jsonschema",
     "referencing": "jsonschema",
     "logging": "logging",
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fastjsonschema
+import jsonschema_rs
 from jsonschema import Draft202012Validator
 
 DOCUMENTS: dict[str, dict[str, Any]] = {
@@ -107,16 +107,18 @@ class _Schema:
 
     def __init__(self, name: str) -> None:
         self._judge = Draft202012Validator(DOCUMENTS[name])
-        self._accept = fastjsonschema.compile(
-            DOCUMENTS[name], use_default=False, detailed_exceptions=False
-        )
+        self._compiled = jsonschema_rs.validator_for(DOCUMENTS[name])
 
     def check(self, document: Any) -> None:
-        try:
-            self._accept(document)
-        except fastjsonschema.JsonSchemaValueException:
+        if not self._accepts(document):
             for error in self._judge.iter_errors(document):
                 raise Violation(_describe(error)) from None
+
+    def _accepts(self, document: Any) -> bool:
+        try:
+            return self._compiled.is_valid(document)
+        except ValueError:  # it takes no integers of thousands of digits, nor 255 levels of nesting
+            return False
 
 
 def _describe(error: Any) -> str:

@@ -65,7 +65,7 @@ def test_only_the_settings_read_the_environment() -> None:
 
 
 def test_only_the_schemas_know_the_validators() -> None:
-    assert importers("jsonschema", "fastjsonschema") == {"schemas"}
+    assert importers("jsonschema", "jsonschema_rs") == {"schemas"}
 
 
 def test_providers_know_no_more_than_they_may() -> None:

@@ -4,6 +4,8 @@ import json
 import time
 from typing import Any
 
+import jsonschema_rs
+import pytest
 import responses
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from tests.test_openai import completion
 
 SCHEMA = schemas.DOCUMENTS["request"]
 ORACLE = Draft202012Validator(SCHEMA)
+COMPILED = jsonschema_rs.validator_for(SCHEMA)
 ERROR = Draft202012Validator(schemas.DOCUMENTS["response-400"])
 ANSWER = Draft202012Validator(schemas.DOCUMENTS["response-200"])
 bounded = settings(
@@ -83,6 +86,31 @@ def nearly_valid(draw: st.DrawFn) -> Any:
         if not isinstance(body.get("messages"), list) or not body["messages"]:
             break
     return body
+
+
+@settings(bounded, max_examples=3000)
+@given(valid | nearly_valid() | anything)
+@example(ask(max_tokens=2**64))
+@example(ask(max_tokens=-(2**64)))
+@example(ask(max_tokens=10**400))
+@example(ask(temperature=-(10**400)))
+@example(ask(temperature=-0.0))
+@example(ask(temperature=2.0000000000000004))
+@example(ask(max_tokens=1e300))
+@example(ask(model=None))
+def test_the_compiled_validator_and_jsonschema_agree(body: Any) -> None:
+    assert COMPILED.is_valid(body) == ORACLE.is_valid(body)
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+def test_what_the_compiled_validator_cannot_take_is_left_to_jsonschema(depth: int) -> None:
+    nested: Any = "x"
+    for _ in range(depth):
+        nested = [nested]
+    with pytest.raises(ValueError, match="Recursion"):
+        COMPILED.is_valid(ask(tools=nested))
+    served(ask(tools=nested))
+    refused(ask(tools=nested, temperature=3))
 
 
 def refused(body: Any) -> None:
