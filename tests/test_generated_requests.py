@@ -76,7 +76,7 @@ def nearly_valid(draw: st.DrawFn) -> Any:
     body = json.loads(json.dumps(draw(valid)))
     for _ in range(draw(st.integers(1, 2))):
         place = draw(st.sampled_from([body, body["messages"], *body["messages"]]))
-        if not isinstance(place, dict | list):
+        if not isinstance(place, dict | list) or not place:
             continue
         name = draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
         if draw(st.booleans()):
