@@ -34,7 +34,7 @@ wsgi_app = "app:app"
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
 # gthread, by bench/ on 2 cores: its threads start as they are needed, so 1000 a worker cost nothing
-# idle (46 MiB in all), and 1000 streams at once took 142 MiB. The sync worker carries no streams.
+# idle (53 MiB in all), and 1000 streams at once took 136 MiB. The sync worker carries no streams.
 # gevent takes a fifth less CPU but monkey-patches, and the watchdog's shutdown() does not wake its
 # readers. More than 2 workers on 2 cores only add memory.
 threads = settings.threads
@@ -42,7 +42,7 @@ threads = settings.threads
 # may be many more of them; at or below `threads`, gunicorn would switch keep-alive off.
 worker_connections = 4 * settings.threads + 1000
 backlog = 512
-# Loaded once and shared by the workers: 45 MiB idle instead of 70, and a killed worker is replaced
+# Loaded once and shared by the workers: a third less memory idle, and a killed worker is replaced
 # at once. Nothing is connected or started before the fork.
 preload_app = True
 # A call holds two descriptors; the usual soft limit of 1024 would end at 500 streams.
