@@ -63,12 +63,12 @@ class _Connection(HTTPConnection):
         self._is_used = True
         self._watch = sending.watch
         self._watch.on_end(functools.partial(self._cut, self._watch, self.sock))
+        # urllib3 would go on applying the connect timeout until the request is sent.
+        self.timeout = sending.read_timeout_s
         # Head and body leave in one write instead of two.
         self._unsent = bytearray()
         super().request(*args, **kwargs)
         whole, self._unsent = self._unsent, None
-        # Until the request is sent, urllib3 would go on applying the connect timeout.
-        self.sock.settimeout(sending.read_timeout_s)
         self.send(whole)
 
     def send(self, data: Any) -> None:
