@@ -151,7 +151,7 @@ class Worker(ThreadWorker):
 
     def accept(self, listener: Any) -> bool:
         """Whether a connection was waiting. It gets a thread when its first bytes are there."""
-        if self.alive:
+        if self.alive and self.cfg.workers > 1:
             time.sleep(min(HESITATION_S * self.nr_conns, MAX_HESITATION_S))
         try:
             sock, address = listener.accept()
