@@ -63,9 +63,8 @@ limit_request_field_size = 32_768
 forwarded_allow_ips = "*"
 forwarder_headers = ""
 # Where there is a CPU for each worker, it keeps to its own: only one of its threads runs at a time,
-# and moving it from CPU to CPU costs a seventh of a request.
+# and moving it from CPU to CPU costs a sixth of a request.
 _cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-has_cpu_for_each = workers == len(_cpus)
 # The usage record is the access log.
 accesslog = None
 control_socket_disable = True
@@ -139,10 +138,10 @@ class Connection(TConn):
 class Worker(ThreadWorker):
     """gunicorn's threaded worker, with time limits on callers and a clean way to stop."""
 
-    cpu = 0
+    cpu: int | None = None
 
     def init_process(self) -> None:
-        if has_cpu_for_each:
+        if self.cpu is not None:
             os.sched_setaffinity(0, {self.cpu})
         super().init_process()
 
@@ -262,8 +261,9 @@ class Worker(ThreadWorker):
 
 def pre_fork(server: Any, worker: Worker) -> None:
     """Give the new worker the CPU that the fewest others have, and nothing old to clean up."""
-    taken = [other.cpu for other in server.WORKERS.values()]
-    worker.cpu = min(_cpus, key=taken.count, default=0)
+    if workers == len(_cpus):
+        taken = [other.cpu for other in server.WORKERS.values()]
+        worker.cpu = min(_cpus, key=taken.count)
     gc.freeze()  # as its documentation advises before a fork: what is loaded by now will stay
 
 
