@@ -127,13 +127,16 @@ def test_of_hundreds_of_callers_each_is_served_or_told_at_once(
     assert all(body.endswith(b"data: [DONE]\n\n") for body in served)
 
 
-# Python programs that run the server with less than it would like to have.
+def server_after(preparation: str) -> tuple[str, ...]:
+    """The command that runs Python statements and then, in the same process, the server."""
+    return ("python", "-c", f"{preparation}\nfrom gunicorn.app.wsgiapp import run\nrun()")
+
+
+# What leaves the server less than it would like to have.
 SHORT_OF = {
     "fd": """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
-from gunicorn.app.wsgiapp import run
-run()
 """,
     "task": """
 import threading
@@ -143,18 +146,16 @@ def start_if_there_are_few(thread):
         raise RuntimeError("can't start new thread")
     start(thread)
 threading.Thread.start = start_if_there_are_few
-from gunicorn.app.wsgiapp import run
-run()
 """,
 }
 
 
-@pytest.mark.parametrize(("kind", "program"), SHORT_OF.items(), ids=["descriptors", "threads"])
+@pytest.mark.parametrize(("kind", "shortage"), SHORT_OF.items(), ids=["descriptors", "threads"])
 def test_running_calls_go_on_when_the_system_runs_out_of(
-    kind: str, program: str, tmp_path: Path, upstream: Upstream
+    kind: str, shortage: str, tmp_path: Path, upstream: Upstream
 ) -> None:
     go_on = threading.Event()
-    with Service(tmp_path / "log", "python", "-c", program, **pointed_at(upstream)) as service:
+    with Service(tmp_path / "log", *server_after(shortage), **pointed_at(upstream)) as service:
         (pid,) = service.worker_pids()
         with ExitStack() as stack:
             upstream.default = say("Hel", go_on, "lo")
@@ -191,26 +192,17 @@ def test_with_its_default_settings_it_carries_three_hundred_streams(
     assert all(body.endswith(b"data: [DONE]\n\n") for body in bodies)
 
 
-ON_TWO_CPUS = """
-import os
-os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-from gunicorn.app.wsgiapp import run
-run()
-"""
+ON_TWO_CPUS = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])"
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="it takes two CPUs")
 def test_each_worker_has_a_cpu_of_its_own_even_one_that_replaces_another(tmp_path: Path) -> None:
-    def cpus_of(service: Service) -> list[set[int]]:
-        return [os.sched_getaffinity(pid) for pid in service.worker_pids()]
-
     def is_apart(service: Service) -> bool:
-        cpus = cpus_of(service)
+        cpus = [os.sched_getaffinity(pid) for pid in service.worker_pids()]
         return [len(each) for each in cpus] == [1, 1] and not set.intersection(*cpus)
 
-    with Service(
-        tmp_path / "log", "python", "-c", ON_TWO_CPUS, OFFLINE="1", WEB_CONCURRENCY="2"
-    ) as service:
+    command = server_after(ON_TWO_CPUS)
+    with Service(tmp_path / "log", *command, OFFLINE="1", WEB_CONCURRENCY="2") as service:
         for _ in range(3):
             service.until(lambda: is_apart(service))
             killed = service.worker_pids()[-1]
