@@ -103,33 +103,21 @@ class Service:
         """How many threads a worker has."""
         return len(os.listdir(f"/proc/{pid}/task"))
 
-    def records(self, count: int = 1) -> list[dict[str, Any]]:
-        """All usage records, once there are at least `count`."""
+    def records(self, count: int = 1, **fields: Any) -> list[dict[str, Any]]:
+        """All usage records with these fields, once there are at least `count`."""
 
         def read() -> list[dict[str, Any]]:
             lines = [line for line in self.log.splitlines(keepends=True) if line.endswith("\n")]
             found = [json.loads(line) for line in lines if line.startswith("{")]
-            return [line for line in found if line["event"] == "usage"]
+            return [line for line in found if line.items() >= ({"event": "usage"} | fields).items()]
 
         self.until(lambda: len(read()) >= count)
         return read()
 
     def record_of(self, response: requests.Response) -> dict[str, Any]:
-        """The usage record of the call that got this answer."""
-        request_id = response.headers["X-Request-Id"]
-        found: dict[str, Any] = self.until(
-            lambda: next((r for r in self.records(0) if r["request_id"] == request_id), None)
-        )
-        return found
-
-    def records_of(self, requested_by: str, count: int) -> list[dict[str, Any]]:
-        """The usage records of a requester, once there are `count`."""
-
-        def read() -> list[dict[str, Any]]:
-            return [r for r in self.records(0) if r["requested_by"] == requested_by]
-
-        self.until(lambda: len(read()) >= count)
-        return read()
+        """The one usage record of the call that got this answer."""
+        (record,) = self.records(request_id=response.headers["X-Request-Id"])
+        return record
 
     def post(self, body: Any, token: str | None = TOKEN, **more: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -54,7 +54,7 @@ def crowd_that_vanishes(
     for each in received:
         assert each.gone.wait(3 * SOON_S), "the provider was left working for nobody"
         took.append(time.monotonic() - left)
-    service.records_of(who, CALLERS)
+    service.records(CALLERS, requested_by=who)
     provider.default = say("Hello")
     return took
 
@@ -82,7 +82,7 @@ def test_nothing_is_left_of_fifty_callers_who_vanish(
     who = request.node.name
     took = crowd_that_vanishes(service, provider, reply, who, stream=stream)
     assert max(took) < SOON_S
-    records = service.records_of(who, CALLERS)
+    records = service.records(CALLERS, requested_by=who)
     assert Counter(record["status"] for record in records) == {"client_disconnect": CALLERS}
     assert {record["code"] for record in records} == {None}
     assert {record["attempts"] for record in records} == {1}
@@ -99,7 +99,7 @@ def test_hanging_up_costs_no_new_connection_to_the_provider(
     provider.replies.append(raw(STALL))
     with service.send(ask(requested_by="used")):
         provider.wait_for(2)
-    assert service.records_of("used", 1)[0]["status"] == "client_disconnect"
+    assert service.records(requested_by="used")[0]["status"] == "client_disconnect"
     assert provider.connections == connections
 
 
@@ -109,7 +109,7 @@ def test_nothing_is_tried_again_for_a_caller_who_left(service: Service, provider
         provider.wait_for(1)
     connections = provider.connections
     left = time.monotonic()
-    record = service.records_of("impatient", 1)[0]
+    record = service.records(requested_by="impatient")[0]
     assert time.monotonic() - left < 1
     assert (record["status"], record["attempts"]) == ("client_disconnect", 1)
     assert provider.connections == connections
@@ -122,4 +122,4 @@ def test_a_caller_who_leaves_at_the_very_end_has_still_been_served(service: Serv
         answer = b""
         while b"[DONE]" not in answer:
             answer += caller.recv(65536)
-    assert service.records_of("served", 1)[0]["status"] == "ok"
+    assert service.records(requested_by="served")[0]["status"] == "ok"

@@ -63,7 +63,7 @@ class BadDay:
     def hang_up(self, **request: Any) -> None:
         who = f"gone-{len(self.heads)}-{request}"
         self.service.send(ask(text=CANARY, requested_by=who, **request)).close()
-        self.service.records_of(who, 1)
+        self.service.records(requested_by=who)
 
 
 @pytest.fixture(scope="module")

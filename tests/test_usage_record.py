@@ -62,17 +62,6 @@ def written() -> Iterator[list[dict[str, Any]]]:
     logging.getLogger("usage").removeHandler(handler)
 
 
-def record_of(service: Service, name: str) -> dict[str, Any]:
-    """The one record of the call with this request id."""
-
-    def found() -> list[dict[str, Any]]:
-        return [record for record in service.records(0) if record["request_id"] == name]
-
-    service.until(found)
-    (record,) = found()
-    return record
-
-
 # Its fields.
 
 
@@ -83,7 +72,7 @@ def test_a_record_has_every_field(
 ) -> None:
     name = f"fields-{model}-{stream}"
     service.post(ask(model, stream=stream), headers={"X-Request-Id": name})
-    record = record_of(service, name)
+    (record,) = service.records(request_id=name)
     assert set(record) == FIELDS
     prompt = 15 if model == CLAUDE else 10
     completion = 2 if stream else 4
@@ -183,7 +172,7 @@ def test_a_call_that_fails_leaves_one_record_with_its_cause(
     name = f"fails-{stream}-{len(parts)}-{code}-{parts[-1]!r:.4}".replace(" ", "")
     name = "".join(c for c in name if c.isalnum() or c in "-_")
     service.post(ask(stream=stream), headers={"X-Request-Id": name})
-    record = record_of(service, name)
+    (record,) = service.records(request_id=name)
     assert (record["status"], record["code"]) == (status, code)
     assert record["finish_reason"] is None
     assert record["total_tokens"] is None
@@ -217,7 +206,8 @@ def test_a_caller_who_leaves_is_a_client_disconnect(
 def test_a_provider_that_was_asked_twice_is_told_so(service: Service, provider: Upstream) -> None:
     provider.replies.append(refuse(500, retry_after_ms="1"))
     service.post(ask(), headers={"X-Request-Id": "twice"})
-    assert record_of(service, "twice")["attempts"] == 2
+    (record,) = service.records(request_id="twice")
+    assert record["attempts"] == 2
 
 
 def test_the_record_is_written_before_the_end_mark_goes_out(
