@@ -19,6 +19,11 @@ LONG = 500
 SENTENCE = "A line of a long conversation, about as long as such lines are when people type them. "
 
 
+def asking_for(mock: str) -> Messages:
+    """A conversation of one message that tells the mock what to do."""
+    return [{"role": "user", "content": f"Say something. mock {mock or 'cut=0'};"}]
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One kind of work: who calls how, and what the mock is told to do."""
@@ -51,7 +56,7 @@ class Scenario:
     def conversation(self) -> Messages:
         """The messages: one, or a system message and turns that end with the user's."""
         if self.messages == 1:
-            return [{"role": "user", "content": f"Say something. mock {self.mock or 'cut=0'};"}]
+            return asking_for(self.mock)
         turns = [
             {"role": "assistant" if number % 2 else "user", "content": SENTENCE}
             for number in range(self.messages - 1)

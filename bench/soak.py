@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.fleet import Fleet, Running
-from bench.load import CONTENT_LENGTH
+from bench.load import CONTENT_LENGTH, Order
 from bench.processes import Server
-from bench.scenarios import ROUTES
+from bench.scenarios import ROUTES, asking_for
 from bench.targets import Place, Service
 
 CALLERS = 24
@@ -109,18 +109,14 @@ class Callers:
         return None if call.must_hold in body else f"without {call.must_hold.decode()}"
 
     def request(self, call: Call, route: str) -> bytes:
-        messages = [{"role": "user", "content": f"Say something. mock {call.mock or 'cut=0'};"}]
-        document = dict(self.target.body(route, messages, call.stream))
+        document = dict(self.target.body(route, asking_for(call.mock), call.stream))
         if not call.valid:
             del document["brand_id"]
         headers = self.target.headers(route, self.place)
         if not call.token:
             headers["authorization"] = "Bearer wrong"
-        body = json.dumps(document).encode()
-        lines = [f"POST {self.target.path(route)} HTTP/1.1", "host: localhost"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        lines += ["content-type: application/json", f"content-length: {len(body)}"]
-        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+        path = self.target.path(route)
+        return Order(self.place.port, path, headers, json.dumps(document), words=0).request()
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:

@@ -156,17 +156,25 @@ class Prototype(Direct):
         return {"UPSTREAM": f"http://127.0.0.1:{place.upstream}"}
 
 
-class LiteLLM(Target):
+class Peer(Target):
+    """A gateway that is measured where its program is: named by a variable, or a command."""
+
+    variable = ""
+    executable: str | None = None
+
+    def __init__(self) -> None:
+        self.program = program(self.variable, self.executable)
+
+    def installed(self) -> bool:
+        return self.program is not None
+
+
+class LiteLLM(Peer):
     name = "LiteLLM"
     about = "litellm proxy, two workers"
     install = 'pip install "litellm[proxy]" in a venv; LITELLM=VENV/bin/litellm'
     quick_start = False
-
-    def __init__(self) -> None:
-        self.program = program("LITELLM", "litellm")
-
-    def installed(self) -> bool:
-        return self.program is not None
+    variable, executable = "LITELLM", "litellm"
 
     def command(self, place: Place) -> list[str]:
         config = place.folder / "litellm.yaml"
@@ -201,19 +209,17 @@ class LiteLLM(Target):
         return {"authorization": f"Bearer sk-{TOKEN}"}
 
 
-class Portkey(Target):
+class Portkey(Peer):
     name = "Portkey"
     about = "Portkey gateway on node, one process"
     install = (
         "npm install @portkey-ai/gateway; "
         "PORTKEY=node_modules/@portkey-ai/gateway/build/start-server.js"
     )
-
-    def __init__(self) -> None:
-        self.program = program("PORTKEY")
+    variable = "PORTKEY"
 
     def installed(self) -> bool:
-        return self.program is not None and shutil.which("node") is not None
+        return super().installed() and shutil.which("node") is not None
 
     def command(self, place: Place) -> list[str]:
         return ["node", str(self.program), f"--port={place.port}", "--headless"]
@@ -229,17 +235,12 @@ class Portkey(Target):
         }
 
 
-class MLflow(Target):
+class MLflow(Peer):
     name = "MLflow"
     about = "mlflow gateway, two workers"
     install = 'pip install "mlflow[gateway]" in a venv; MLFLOW=VENV/bin/mlflow'
     quick_start = False
-
-    def __init__(self) -> None:
-        self.program = program("MLFLOW", "mlflow")
-
-    def installed(self) -> bool:
-        return self.program is not None
+    variable, executable = "MLFLOW", "mlflow"
 
     def command(self, place: Place) -> list[str]:
         config = place.folder / "mlflow.yaml"
