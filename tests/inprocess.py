@@ -17,6 +17,36 @@ PATH = "/v1/chat/completions"
 ANTHROPIC_URL = "https://api.anthropic.com/v1/messages"
 OPENAI_URL = "https://api.openai.com/v1/chat/completions"
 
+# What is nobody's full answer, and nobody's stream.
+NO_ANSWERS: list[Any] = [
+    b"",
+    b"{",
+    b"<html><body>Bad gateway</body></html>",
+    b'"Hello"',
+    b"null",
+    b"[]",
+    b"5",
+    b"\xff\xfe\x00",
+    b"[" * 100_000,
+    b'{"n": ' + b"9" * 5000 + b"}",
+    {},
+]
+NO_STREAMS: list[list[Any]] = [
+    [b"data: {\n\n"],
+    [b"data: hello\n\n"],
+    [b"data: \xff\n\n"],
+    [b"data: " + b"[" * 100_000 + b"\n\n"],
+    ["[DONE]"],
+    [[]],
+    [None],
+    [5],
+    ["text"],
+    [{}],
+    [b": only a comment\n\n"],
+    [b"<html>Bad gateway</html>"],
+    [b""],
+]
+
 
 @functools.cache
 def client(**environ: str) -> FlaskClient:
@@ -78,6 +108,19 @@ def streamed(
     wire.post(url, body=body, content_type="text/event-stream")
     model = {"model": CLAUDE if url == ANTHROPIC_URL else "gpt-4o"}
     return post(client(), ask(**(model | {"stream": True} | request)))
+
+
+def without(document: dict[str, Any], name: str) -> dict[str, Any]:
+    """The document less one of its fields."""
+    return {key: value for key, value in document.items() if key != name}
+
+
+def difference(document: Any, usual: dict[str, Any]) -> str:
+    """What is special about an answer, for the test's name."""
+    if not isinstance(document, dict):
+        return repr(document)[:40]
+    changed = {key: value for key, value in document.items() if value != usual.get(key)}
+    return repr(changed)[:80] if changed else f"only {', '.join(document)}"
 
 
 def lines(response: TestResponse) -> list[str]:

@@ -8,14 +8,18 @@ import responses
 from tests.conftest import ANTHROPIC_KEY, CLAUDE, ask, chunks, text_of
 from tests.inprocess import (
     ANTHROPIC_URL,
+    NO_ANSWERS,
+    NO_STREAMS,
     answer,
     client,
+    difference,
     error_of,
     lines,
     offline,
     post,
     sent,
     streamed,
+    without,
 )
 from tests.upstream import sse
 
@@ -331,36 +335,14 @@ def test_cached_tokens_are_counted_and_the_total_is_the_true_sum(
     assert details.get("cached_tokens", 0) == (more.get("cache_read_input_tokens") or 0)
 
 
-def difference(document: Any) -> str:
-    """What is special about an answer, for the test's name."""
-    if not isinstance(document, dict):
-        return repr(document)[:40]
-    changed = {key: value for key, value in document.items() if value != message().get(key)}
-    return repr(changed)[:80] if changed else f"only {', '.join(document)}"
-
-
-def missing(name: str) -> dict[str, Any]:
-    return {key: value for key, value in message().items() if key != name}
-
-
 @pytest.mark.parametrize(
     "document",
     [
-        b"",
-        b"{",
-        b"<html><body>Bad gateway</body></html>",
+        *NO_ANSWERS,
         b'{"id": "msg_01A", "content": [{"type": "text", "te',
-        b'"Hello"',
-        b"null",
-        b"[]",
-        b"5",
-        b"\xff\xfe\x00",
-        b"[" * 100_000,
-        b'{"n": ' + b"9" * 5000 + b"}",
-        {},
         [message()],
         {"type": "error", "error": {"type": "api_error", "message": "x"}},
-        *(missing(name) for name in ("id", "model", "content", "stop_reason", "usage")),
+        *(without(message(), name) for name in ("id", "model", "content", "stop_reason", "usage")),
         *(message(content=wrong) for wrong in (None, "Hello", {}, "", 1, [None], ["Hello"], [[]])),
         *(message(content=[wrong]) for wrong in ({}, {"type": "text"}, {"text": "Hello"})),
         *(message(content=[{"type": "text", "text": wrong}]) for wrong in (None, 1, [], {}, True)),
@@ -381,7 +363,7 @@ def missing(name: str) -> dict[str, Any]:
         message(usage={"input_tokens": 10}),
         message(usage={"output_tokens": 10}),
     ],
-    ids=difference,
+    ids=lambda document: difference(document, message()),
 )
 def test_an_answer_of_a_wrong_shape_is_an_error_and_never_an_answer(
     document: Any, wire: responses.RequestsMock
@@ -554,16 +536,7 @@ def test_of_several_message_deltas_the_last_counts(wire: responses.RequestsMock)
 @pytest.mark.parametrize(
     "events",
     [
-        [b"data: {\n\n"],
-        [b"data: hello\n\n"],
-        [b"data: \xff\n\n"],
-        ["[DONE]"],
-        [b"data: " + b"[" * 100_000 + b"\n\n"],
-        [[]],
-        [None],
-        [5],
-        ["text"],
-        [{}],
+        *NO_STREAMS,
         [{"type": "message_start"}],
         [{"type": "message_start", "message": None}],
         [{"type": "message_start", "message": {"id": "x", "model": "m"}}],
@@ -573,9 +546,6 @@ def test_of_several_message_deltas_the_last_counts(wire: responses.RequestsMock)
         [text_delta("Hello")],
         [end()],
         [{"type": "error", "error": "x"}],
-        [b": only a comment\n\n"],
-        [b"<html>Bad gateway</html>"],
-        [b""],
     ],
     ids=lambda events: repr(events)[:60],
 )

@@ -6,7 +6,20 @@ import pytest
 import responses
 
 from tests.conftest import GPT, OPENAI_KEY, ask, chunks, text_of
-from tests.inprocess import OPENAI_URL, answer, client, error_of, lines, post, sent, streamed
+from tests.inprocess import (
+    NO_ANSWERS,
+    NO_STREAMS,
+    OPENAI_URL,
+    answer,
+    client,
+    difference,
+    error_of,
+    lines,
+    post,
+    sent,
+    streamed,
+    without,
+)
 
 SNAPSHOT = "gpt-4o-2024-08-06"
 USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
@@ -207,36 +220,14 @@ def test_created_is_made_up_where_the_provider_sends_none(wire: responses.Reques
         assert type(response.get_json()["created"]) is int
 
 
-def missing(name: str) -> dict[str, Any]:
-    return {key: value for key, value in completion().items() if key != name}
-
-
-def difference(document: Any) -> str:
-    """What is special about an answer, for the test's name."""
-    if not isinstance(document, dict):
-        return repr(document)[:40]
-    changed = {key: value for key, value in document.items() if value != completion().get(key)}
-    return repr(changed)[:80] if changed else f"only {', '.join(document)}"
-
-
 @pytest.mark.parametrize(
     "document",
     [
-        b"",
-        b"{",
-        b"<html><body>Bad gateway</body></html>",
+        *NO_ANSWERS,
         b'{"id": "chatcmpl-A", "choices": [{"ind',
-        b'"Hello"',
-        b"null",
-        b"[]",
-        b"5",
-        b"\xff\xfe\x00",
-        b"[" * 100_000,
-        b'{"n": ' + b"9" * 5000 + b"}",
-        {},
         [completion()],
         {"error": {"message": "x", "type": "server_error", "param": None, "code": None}},
-        *(missing(name) for name in ("id", "model", "choices", "usage")),
+        *(without(completion(), name) for name in ("id", "model", "choices", "usage")),
         *(completion(choices=wrong) for wrong in (None, [], {}, "Hello", 1, [None], ["x"], [[]])),
         completion(choices=[{}]),
         completion(choices=[{"message": {"role": "assistant", "content": "Hello"}}]),
@@ -266,7 +257,7 @@ def difference(document: Any) -> str:
         ),
         *(completion(usage=USAGE | {"prompt_tokens_details": wrong}) for wrong in ("8", 8, ["x"])),
     ],
-    ids=difference,
+    ids=lambda document: difference(document, completion()),
 )
 def test_an_answer_of_a_wrong_shape_is_an_error_and_never_an_answer(
     document: Any, wire: responses.RequestsMock
@@ -372,16 +363,7 @@ def test_usage_may_come_with_the_finishing_chunk(wire: responses.RequestsMock) -
 @pytest.mark.parametrize(
     "events",
     [
-        [b"data: {\n\n"],
-        [b"data: hello\n\n"],
-        [b"data: \xff\n\n"],
-        [b"data: " + b"[" * 100_000 + b"\n\n"],
-        ["[DONE]"],
-        [[]],
-        [None],
-        [5],
-        ["text"],
-        [{}],
+        *NO_STREAMS,
         [{"id": "chatcmpl-A"}],
         [chunk(part(), choices=None)],
         [chunk(None)],
@@ -390,9 +372,6 @@ def test_usage_may_come_with_the_finishing_chunk(wire: responses.RequestsMock) -
         [{"error": {"message": "x", "type": "server_error", "param": None, "code": None}}],
         [{"error": "x"}],
         [{"error": {"message": "x", "type": "server_error"}}, "[DONE]"],
-        [b": only a comment\n\n"],
-        [b"<html>Bad gateway</html>"],
-        [b""],
     ],
     ids=lambda events: repr(events)[:60],
 )
