@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import selectors
+import signal
 import socket
 import sys
 import time
@@ -84,6 +85,7 @@ NEXT_REQUEST_S = 0.02
 # the fewest is the first. Without it, one of two workers was seen to take 31 of 32 callers.
 HESITATION_S = 10e-6
 MAX_HESITATION_S = 1e-3
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 
 
 class Logger(Statsd):
@@ -144,6 +146,10 @@ class Worker(ThreadWorker):
         if self.cpu is not None:
             os.sched_setaffinity(0, {self.cpu})
         super().init_process()
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def get_thread_pool(self) -> Threads:
         return Threads(self.cfg.threads)
@@ -260,11 +266,18 @@ class Worker(ThreadWorker):
 
 
 def pre_fork(server: Any, worker: Worker) -> None:
-    """Give the new worker the CPU that the fewest others have, and nothing old to clean up."""
+    """Give a worker the CPU that the fewest have, nothing to clean up and no signal to lose."""
     if workers == len(_cpus):
         taken = [other.cpu for other in server.WORKERS.values()]
         worker.cpu = min(_cpus, key=taken.count)
     gc.freeze()  # as its documentation advises before a fork: what is loaded by now will stay
+    # One that comes before the worker handles it waits: it would be lost (gunicorn #1910).
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+os.register_at_fork(
+    after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, STOP_SIGNALS)
+)
 
 
 def _kind_of(error: Exception) -> errors.Kind:

@@ -151,6 +151,11 @@ class Service:
         return sock
 
 
+def server_after(preparation: str) -> tuple[str, ...]:
+    """The command that runs Python statements and then, in the same process, the server."""
+    return ("python", "-c", f"{preparation}\nfrom gunicorn.app.wsgiapp import run\nrun()")
+
+
 def answer_on(sock: socket.socket, method: str = "POST") -> HTTPResponse:
     """The answer that comes on a connection, its head read; reading a torn body raises."""
     response = HTTPResponse(sock, method=method)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import CLAUDE, GPT, Service, answer_on, ask, pointed_at
+from tests.conftest import CLAUDE, GPT, Service, answer_on, ask, pointed_at, server_after
 from tests.upstream import Upstream, say
 
 THREADS, SLOTS = 20, 16
@@ -125,11 +125,6 @@ def test_of_hundreds_of_callers_each_is_served_or_told_at_once(
         go_on.set()
         served = [answer.read() for answer in answers if answer.status == 200]
     assert all(body.endswith(b"data: [DONE]\n\n") for body in served)
-
-
-def server_after(preparation: str) -> tuple[str, ...]:
-    """The command that runs Python statements and then, in the same process, the server."""
-    return ("python", "-c", f"{preparation}\nfrom gunicorn.app.wsgiapp import run\nrun()")
 
 
 # What leaves the server less than it would like to have.

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import CLAUDE, GPT, Service, answer_on, ask, pointed_at
+from tests.conftest import CLAUDE, GPT, Service, answer_on, ask, pointed_at, server_after
 from tests.upstream import STALL, Upstream, say
 
 DONE = b"data: [DONE]\n\n"
@@ -108,6 +108,25 @@ def test_sigterm_ends_what_cannot_finish_in_time_with_an_error(
     assert Counter((record["status"], record["code"]) for record in records) == {
         ("error", "stopping"): 20
     }
+
+
+STOP_THE_FIRST_WORKER_AS_IT_STARTS = """
+import os, signal
+from gunicorn.workers.base import Worker
+init_signals = Worker.init_signals
+def stopped_first(worker):
+    if worker.age == 1:
+        os.kill(worker.pid, signal.SIGTERM)
+    init_signals(worker)
+Worker.init_signals = stopped_first
+"""
+
+
+def test_a_worker_told_to_stop_before_it_handles_signals_stops(tmp_path: Path) -> None:
+    command = server_after(STOP_THE_FIRST_WORKER_AS_IT_STARTS)
+    with Service(tmp_path / "log", *command, OFFLINE="1") as service:
+        service.until(lambda: "Worker exiting" in service.log)
+        assert requests.get(f"{service.url}/healthz", timeout=10).status_code == 200
 
 
 def test_a_signal_that_comes_again_does_not_put_the_end_off(
