@@ -102,7 +102,6 @@ def fail(error: Exception) -> Response:
 def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application, with the settings of the environment if none are given."""
     settings = settings or load()
-    usage.log_to_stdout()
     for gap in settings.gaps():
         print(gap, file=sys.stderr)  # noqa: T201 - not among the records of `flask usage`
     app = Flask(__name__, static_folder=None)

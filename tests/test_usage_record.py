@@ -1,9 +1,8 @@
 """The usage record: one line for each call, and never a word of what was said."""
 
 import json
-import logging
+import os
 import threading
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,6 +11,7 @@ import responses
 
 import answers
 import schemas
+import usage
 from providers.offline import Offline
 from tests.conftest import (
     ANTHROPIC_KEY,
@@ -52,14 +52,11 @@ CANARY = "the-canary-that-nobody-may-write-down"
 
 
 @pytest.fixture
-def written() -> Iterator[list[dict[str, Any]]]:
+def written(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Every line that the service in this process writes from now on."""
     lines: list[dict[str, Any]] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(json.loads(record.getMessage()))  # type: ignore[method-assign]
-    logging.getLogger("usage").addHandler(handler)
-    yield lines
-    logging.getLogger("usage").removeHandler(handler)
+    monkeypatch.setattr(usage, "_write", lambda line: lines.append(json.loads(line)))
+    return lines
 
 
 # Its fields.
@@ -405,8 +402,16 @@ def test_a_crash_after_validation_still_leaves_its_record(
 ) -> None:
     monkeypatch.setattr(Offline, "complete", lambda *_: 1 / 0)
     post(offline(), ask())
-    usage = [line for line in written if line["event"] == "usage"]
-    assert [(line["status"], line["code"]) for line in usage] == [("error", "internal_error")]
+    records = [line for line in written if line["event"] == "usage"]
+    assert [(line["status"], line["code"]) for line in records] == [("error", "internal_error")]
+
+
+def test_a_call_does_not_fail_when_nobody_takes_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody, pipe = os.pipe()
+    os.close(nobody)
+    monkeypatch.setattr(usage, "_STDOUT", pipe)
+    assert post(offline(), ask()).status_code == 200
+    os.close(pipe)
 
 
 def test_what_a_provider_says_reaches_the_caller_but_not_the_log(
