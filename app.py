@@ -79,9 +79,9 @@ def admit() -> None:
 
 @api.after_app_request
 def add_headers(response: Response) -> Response:
+    own = {name.lower() for name, _ in response.headers}
+    response.headers.extend({name: HEADERS[name] for name in HEADERS if name.lower() not in own})
     response.headers["X-Request-Id"] = g.request_id
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
     return response
 
 
