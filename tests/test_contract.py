@@ -5,6 +5,7 @@ import io
 import json
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import responses
 
 import app
 import schemas
-from tests.conftest import BOUND_TOKEN, CLAUDE, GPT, TOKEN, Service, ask
+from tests.conftest import BOUND_TOKEN, CLAUDE, GPT, TOKEN, Service, answer_on, ask
 from tests.inprocess import PATH, busy, client, error_of, offline, post, sent
 from tests.upstream import Upstream
 
@@ -307,6 +308,19 @@ def test_a_full_answer_has_the_contract_form_and_what_clients_expect() -> None:
     assert choice["finish_reason"] == "stop"
     usage = document["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+# Of Linux's struct tcp_info (linux/tcp.h): how many segments with data have come.
+TCPI_DATA_SEGS_IN = slice(152, 156)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it asks Linux's TCP")
+@pytest.mark.parametrize("body", [ask(), {}], ids=["answer", "error"])
+def test_head_and_body_come_in_one_piece(body: Any, offline_service: Service) -> None:
+    with offline_service.send(body) as caller:
+        assert answer_on(caller).read()
+        info = caller.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_DATA_SEGS_IN.stop)
+    assert int.from_bytes(info[TCPI_DATA_SEGS_IN], sys.byteorder) == 1
 
 
 def test_the_defaults_are_those_of_the_schema(wire: responses.RequestsMock) -> None:
