@@ -19,6 +19,7 @@ from http import HTTPStatus
 from typing import Any
 
 from gunicorn.http import wsgi
+from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
@@ -102,6 +103,10 @@ class Logger(Statsd):
         for handler in self.error_log.handlers:
             handler.setStream(sys.stdout)
 
+    def access(self, *args: Any) -> None:
+        if self.sock is not None or self.access_log_enabled:
+            super().access(*args)
+
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         error = sys.exc_info()[1]
         if error is not None:
@@ -115,7 +120,15 @@ class Head(Request):
 
 
 class Parser(RequestParser):
+    """gunicorn's parser, which takes no time over the rest of a body that has none."""
+
     mesg_class = Head
+
+    def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> Any:
+        reader = self.mesg and self.mesg.body.reader
+        if isinstance(reader, LengthReader) and not reader.length:
+            return True
+        return super().finish_body(deadline, max_bytes)
 
 
 class Gathering:
