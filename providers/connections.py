@@ -101,6 +101,7 @@ class Adapter(HTTPAdapter):
     """requests' own adapter over watched connections: for one address, shared by all threads."""
 
     _pool: Any = None
+    _url: str | None = None
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, socket_options=_SOCKET_OPTIONS, **kwargs)
@@ -113,10 +114,16 @@ class Adapter(HTTPAdapter):
         return response
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        # There is one address and one set of TLS settings, so the pool need not be looked up.
+        # There is one address and one set of TLS settings, so neither the pool nor what to ask it
+        # for need be looked up.
         if self._pool is None or self._pool.pool is None:
             self._pool = super().get_connection_with_tls_context(*args, **kwargs)
         return self._pool
+
+    def request_url(self, *args: Any, **kwargs: Any) -> str:
+        if self._url is None:
+            self._url = super().request_url(*args, **kwargs)
+        return self._url
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)

@@ -7,6 +7,7 @@ import random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any, NoReturn, Self, TypeVar
 
 import requests
@@ -88,6 +89,7 @@ class Endpoint:
                 **{name: value for name, value in headers.items() if value is not None},
             },
         ).prepare()
+        self.headers = dict(self.request.headers)
 
     def complete(self, body: dict[str, Any], call: Call, read: Callable[[Any], T]) -> T:
         """What `read` makes of the provider's full answer to `body`, which is parsed JSON."""
@@ -214,9 +216,11 @@ class Exchange:
         if self._is_stream:
             silence_s = min(silence_s, settings.read_timeout_s)
         self._sending = in_this_thread.sending = Sending(self._call.watch, silence_s)
-        request = self._endpoint.request.copy()
+        request = copy(self._endpoint.request)
         request.body = self._data
-        request.headers["Content-Length"] = str(len(self._data))
+        # A plain dict: requests' own takes 10 us longer to copy and go through.
+        headers = {**self._endpoint.headers, "Content-Length": str(len(self._data))}
+        request.headers = headers  # type: ignore[assignment]
         try:
             self._response = self._endpoint.adapter.send(
                 request,
@@ -227,12 +231,12 @@ class Exchange:
             ).raw
         except (requests.RequestException, HTTPError) as error:
             raise self._unanswered(error) from None
-        headers = self._response.headers
-        self._call.provider_request_id = _plain_id(headers.get(self._endpoint.request_id_header))
+        answered = self._response.headers
+        self._call.provider_request_id = _plain_id(answered.get(self._endpoint.request_id_header))
         if self._response.status != 200:
             with contextlib.closing(self._response):
                 raise self._refused()
-        if headers.get("Content-Encoding", "identity").lower() != "identity":
+        if answered.get("Content-Encoding", "identity").lower() != "identity":
             self._response.close()
             raise Failure(errors.PROVIDER_BAD_RESPONSE, "sent a compressed answer unasked")
 
