@@ -51,9 +51,9 @@ class Record:
         self._is_written = False
         self._fields: dict[str, Any] = {
             "request_id": request_id,
-            "caller": caller,
-            "brand_id": request["brand_id"],
-            "requested_by": request["requested_by"],
+            "caller": _short(caller),
+            "brand_id": _short(request["brand_id"]),
+            "requested_by": _short(request["requested_by"]),
             "model": request["model"],
             "answered_model": None,
             "provider": provider,
@@ -77,15 +77,14 @@ class Record:
 
     def note(self, **fields: Any) -> None:
         """Set fields of the record; those never set stay null, for they are never guessed."""
-        self._fields |= fields
+        self._fields |= {name: _short(value) for name, value in fields.items()}
 
     def write(self, status: str, code: str | None = None) -> None:
         """Write it, the first time only; `status` is ok, error or client_disconnect."""
         if not self._is_written:
             self._is_written = True
             self.note(status=status, code=code, duration_ms=self._ms())
-            fields = {name: _short(value) for name, value in self._fields.items()}
-            log("usage", **fields | {"request_id": self.request_id})
+            log("usage", **self._fields)
 
     def _ms(self) -> float:
         return round((time.monotonic() - self._started) * 1000, 1)
