@@ -2,10 +2,11 @@
 
 import hmac
 import json
+import random
 import re
 import socket
 import sys
-import uuid
+from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
@@ -45,8 +46,9 @@ api = Blueprint("api", __name__)
 @api.post("/v1/chat/completions", provide_automatic_options=False)
 def chat_completions() -> Response:
     """A chat completion, as JSON or, when `stream` is true, as server-sent events."""
-    document = _read_request()
-    call = ChatCall(_service(), document, g.caller, g.request_id, _caller_socket())
+    service, caller_socket = _service(), _caller_socket()
+    document = _read_request(service.settings, caller_socket)
+    call = ChatCall(service, document, g.caller, g.request_id, caller_socket)
     try:
         adjusted = call.admit()
         if document["stream"]:
@@ -72,7 +74,7 @@ def healthz() -> Response:
 def admit() -> None:
     """Everything but PUBLIC is for known callers only, before a byte of the body is read."""
     asked = request.environ.get("HTTP_X_REQUEST_ID", "")
-    g.request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+    g.request_id = asked if _REQUEST_ID.fullmatch(asked) else random.randbytes(16).hex()
     if request.endpoint not in PUBLIC:
         g.caller = _caller()
 
@@ -134,25 +136,28 @@ def _caller() -> Caller:
     return known[0]
 
 
-def _read_request() -> dict[str, Any]:
+def _read_request(settings: Settings, caller_socket: socket.socket | None) -> dict[str, Any]:
     """The request's document, valid and with its defaults filled in."""
     try:
-        return schemas.check_request(schemas.parse(_read_body()))
+        return schemas.check_request(schemas.parse(_read_body(settings, caller_socket)))
     except schemas.NotJSON as error:
         raise ServiceError(errors.INVALID_JSON, f"{error}.") from None
     except schemas.Violation as violation:
         raise ServiceError(errors.INVALID_INPUT, f"{violation}.") from None
 
 
-def _read_body() -> bytes:
+def _read_body(settings: Settings, caller_socket: socket.socket | None) -> bytes:
     coding = request.environ.get("HTTP_CONTENT_ENCODING") or "identity"
     framing = request.environ.get("HTTP_TRANSFER_ENCODING") or "chunked"
     if coding.lower() != "identity" or framing.lower() != "chunked":
         text = "The body must not be compressed: send it without Content-Encoding."
         raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
-    body = _arrived_body()
-    limit = _service().settings.max_body_bytes
-    if body is not None and len(body) > limit:
+    # Reading it ends when its bytes take too long.
+    with watchdog.watch(None, settings.arrival_timeout_s) as arrival:
+        if caller_socket is not None:
+            arrival.on_end(partial(watchdog.shut_down, caller_socket, socket.SHUT_RD))
+        body = _arrived_body()
+    if body is not None and len(body) > settings.max_body_bytes:
         raise RequestEntityTooLarge
     if body is None or len(body) < (request.content_length or 0):
         text = "The body ended or stalled before it was complete, or its chunks are malformed."
@@ -162,22 +167,12 @@ def _read_body() -> bytes:
 
 def _arrived_body() -> bytes | None:
     """The body as far as it came; None if its framing is broken or the connection was cut."""
-    with _arrival():
-        try:
-            return request.get_data(cache=False)
-        except RequestEntityTooLarge:
-            raise
-        except Exception:  # the server's own, of which it has many
-            return None
-
-
-def _arrival() -> watchdog.Watch:
-    """A watch that makes reading from the caller end when its bytes take too long."""
-    watch = watchdog.watch(None, _service().settings.arrival_timeout_s)
-    sock = _caller_socket()
-    if sock is not None:
-        watch.on_end(lambda: watchdog.shut_down(sock, socket.SHUT_RD))
-    return watch
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise
+    except Exception:  # the server's own, of which it has many
+        return None
 
 
 def _caller_socket() -> socket.socket | None:

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import os
+import random
 import resource
 import select
 import selectors
@@ -11,7 +12,6 @@ import signal
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -271,7 +271,7 @@ class Worker(ThreadWorker):
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer what gunicorn itself refuses, in the contract's shape and logged without words."""
-        request_id = uuid.uuid4().hex
+        request_id = random.randbytes(16).hex()
         kind = _kind_of(exc)
         if kind is errors.INTERNAL_ERROR:
             usage.log_crash(request_id, exc)
