@@ -6,7 +6,6 @@ import random
 import re
 import socket
 import sys
-from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
@@ -152,10 +151,7 @@ def _read_body(settings: Settings, caller_socket: socket.socket | None) -> bytes
     if coding.lower() != "identity" or framing.lower() != "chunked":
         text = "The body must not be compressed: send it without Content-Encoding."
         raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
-    # Reading it ends when its bytes take too long.
-    with watchdog.watch(None, settings.arrival_timeout_s) as arrival:
-        if caller_socket is not None:
-            arrival.on_end(partial(watchdog.shut_down, caller_socket, socket.SHUT_RD))
+    with watchdog.watch_arrival(caller_socket, settings.arrival_timeout_s):
         body = _arrived_body()
     if body is not None and len(body) > settings.max_body_bytes:
         raise RequestEntityTooLarge

@@ -218,8 +218,7 @@ class Worker(ThreadWorker):
     def handle(self, conn: Connection) -> Any:
         """Whether the connection stays open, after one request or several in quick succession."""
         while True:
-            with watchdog.watch(None, settings.arrival_timeout_s) as conn.arrival:
-                conn.arrival.on_end(partial(watchdog.shut_down, conn.sock, socket.SHUT_RD))
+            with watchdog.watch_arrival(conn.sock, settings.arrival_timeout_s) as conn.arrival:
                 keeps_alive = super().handle(conn)
             if keeps_alive is not True or self._is_wanted() or not conn.has_more(NEXT_REQUEST_S):
                 return keeps_alive

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 INTERVAL_S = 0.2
 # How long an ended call may take to say goodbye before its caller's socket is shut down as
@@ -167,6 +168,14 @@ def shut_down(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
 
 _dog = Watchdog()
 watch = _dog.watch
+
+
+def watch_arrival(sock: socket.socket | None, timeout_s: float) -> Watch:
+    """A new watch that ends reading from `sock`, if given, when its bytes take too long."""
+    arrival = watch(None, timeout_s)
+    if sock is not None:
+        arrival.on_end(partial(shut_down, sock, socket.SHUT_RD))
+    return arrival
 
 
 def stop_at(moment: float) -> None:
