@@ -2,7 +2,6 @@
 
 import hmac
 import json
-import random
 import re
 import socket
 import sys
@@ -73,7 +72,7 @@ def healthz() -> Response:
 def admit() -> None:
     """Everything but PUBLIC is for known callers only, before a byte of the body is read."""
     asked = request.environ.get("HTTP_X_REQUEST_ID", "")
-    g.request_id = asked if _REQUEST_ID.fullmatch(asked) else random.randbytes(16).hex()
+    g.request_id = asked if _REQUEST_ID.fullmatch(asked) else usage.new_request_id()
     if request.endpoint not in PUBLIC:
         g.caller = _caller()
 

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import json
 import os
-import random
 import resource
 import select
 import selectors
@@ -270,7 +269,7 @@ class Worker(ThreadWorker):
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer what gunicorn itself refuses, in the contract's shape and logged without words."""
-        request_id = random.randbytes(16).hex()
+        request_id = usage.new_request_id()
         kind = _kind_of(exc)
         if kind is errors.INTERNAL_ERROR:
             usage.log_crash(request_id, exc)

@@ -6,6 +6,7 @@ Never prompts, answers, tokens, keys or an exception's own words, which may hold
 import contextlib
 import json
 import os
+import random
 import time
 import traceback
 from datetime import UTC, datetime
@@ -15,6 +16,11 @@ from typing import Any
 # one pipe cannot run into each other: somebody else's word may take 6 bytes a character as JSON.
 MAX_NAME_CHARACTERS = 96
 _STDOUT = 1
+
+
+def new_request_id() -> str:
+    """32 hexadecimal digits for a request that brings no id of its own: unique, not secret."""
+    return random.randbytes(16).hex()
 
 
 def log(event: str, **fields: Any) -> None:
