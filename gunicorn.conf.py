@@ -191,6 +191,8 @@ class Worker(ThreadWorker):
         if self.cpu is not None:
             os.sched_setaffinity(0, {self.cpu})
         wsgi.Response = Reply  # there is no setting for it
+        # Plain attributes: a request takes two dozen, each through two of gunicorn's own calls.
+        self.cfg.__dict__ |= {name: item.get() for name, item in self.cfg.settings.items()}
         super().init_process()
 
     def init_signals(self) -> None:
