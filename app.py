@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Flask, Response, current_app, g, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 import answers
 import errors
@@ -106,8 +106,6 @@ def create_app(settings: Settings | None = None) -> Flask:
         print(gap, file=sys.stderr)  # noqa: T201 - not among the records of `flask usage`
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # a POST to //v1/… is a 404, not a redirect
-    # One more, because werkzeug cuts a chunked body at this length without a word.
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes + 1
     app.extensions["chat"] = ChatService(settings)
     app.register_blueprint(api)
     app.register_blueprint(reference.blueprint)
@@ -150,24 +148,26 @@ def _read_body(settings: Settings, caller_socket: socket.socket | None) -> bytes
     if coding.lower() != "identity" or framing.lower() != "chunked":
         text = "The body must not be compressed: send it without Content-Encoding."
         raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
+    limit, length = settings.max_body_bytes, request.content_length or 0
     with watchdog.watch_arrival(caller_socket, settings.arrival_timeout_s):
-        body = _arrived_body()
-    if body is not None and len(body) > settings.max_body_bytes:
-        raise RequestEntityTooLarge
-    if body is None or len(body) < (request.content_length or 0):
+        body = _arrived_body(limit + 1) if length <= limit else b""
+    if max(length, len(body or b"")) > limit:
+        raise ServiceError(errors.BODY_TOO_LARGE, f"The body is larger than {limit} bytes.")
+    if body is None or len(body) < length:
         text = "The body ended or stalled before it was complete, or its chunks are malformed."
         raise ServiceError(errors.INCOMPLETE_BODY, text)
     return body
 
 
-def _arrived_body() -> bytes | None:
-    """The body as far as it came; None if its framing is broken or the connection was cut."""
+def _arrived_body(most: int) -> bytes | None:
+    """`most` bytes of the body, or as far as it came; None if its framing is broken."""
+    stream, body = request.stream, b""
     try:
-        return request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise
+        while len(body) < most and (read := stream.read(most - len(body))):
+            body += read
     except Exception:  # the server's own, of which it has many
         return None
+    return body
 
 
 def _caller_socket() -> socket.socket | None:
@@ -197,9 +197,6 @@ def _service_error(error: Exception) -> ServiceError:
         case 405:
             text = f"{request.method} is not allowed here; the Allow header says what is."
             return ServiceError(errors.METHOD_NOT_ALLOWED, text)
-        case 413:
-            limit = _service().settings.max_body_bytes
-            return ServiceError(errors.BODY_TOO_LARGE, f"The body is larger than {limit} bytes.")
         case 400:
             return ServiceError(errors.MALFORMED_HTTP, "The request is not well-formed.")
     return ServiceError(errors.INTERNAL_ERROR, "An unexpected error in this service.")
