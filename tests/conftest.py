@@ -136,17 +136,25 @@ class Service:
         assert response.status_code == 200, response.text
         return [line for line in response.content.decode().split("\n") if line]
 
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+    def connect(self, buffer_bytes: int | None = None) -> socket.socket:
+        """A connection that takes no more than about `buffer_bytes` (else megabytes) unread."""
+        sock = socket.socket()
+        sock.settimeout(30)
+        if buffer_bytes is not None:  # has to be said before connecting
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        sock.connect(("127.0.0.1", self.port))
+        return sock
 
-    def send(self, body: dict[str, Any], token: str = TOKEN) -> socket.socket:
+    def send(
+        self, body: dict[str, Any], token: str = TOKEN, buffer_bytes: int | None = None
+    ) -> socket.socket:
         """A connection on which the request has been sent, its answer unread."""
         data = json.dumps(body).encode()
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n"
             f"Content-Length: {len(data)}\r\n\r\n"
         )
-        sock = self.connect()
+        sock = self.connect(buffer_bytes)
         sock.sendall(head.encode() + data)
         return sock
 

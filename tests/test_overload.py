@@ -171,8 +171,7 @@ def test_with_its_default_settings_it_carries_three_hundred_streams(
     service: Service, provider: Upstream
 ) -> None:
     go_on = threading.Event()
-    before = provider.default
-    provider.default = say("Hel", go_on, "lo")
+    provider.replies.extend([say("Hel", go_on, "lo")] * 300)
     with ExitStack() as stack:
         callers = [
             stack.enter_context(service.send(ask([CLAUDE, GPT][i % 2], stream=True)))
@@ -182,7 +181,6 @@ def test_with_its_default_settings_it_carries_three_hundred_streams(
         assert requests.get(f"{service.url}/healthz", timeout=AT_ONCE_S).status_code == 200
         go_on.set()
         bodies = [answer.read() for answer in answers]
-    provider.default = before
     assert {answer.status for answer in answers} == {200}
     assert all(body.endswith(b"data: [DONE]\n\n") for body in bodies)
 
