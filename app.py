@@ -7,7 +7,7 @@ import socket
 import sys
 from hashlib import sha256
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flask import Blueprint, Flask, Response, current_app, g, request
@@ -24,6 +24,9 @@ from errors import CallerLeft, ServiceError
 from settings import Caller, Settings, load
 from usage_table import usage_command
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 # Health checks come without a token, and so does a browser that opens the reference page.
 PUBLIC = {"api.healthz", "reference.page", "reference.openapi", "reference.static"}
 HEADERS = {
@@ -38,6 +41,17 @@ MAX_IGNORED_CHARACTERS = 2_000
 _REQUEST_ID = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # a token, RFC 9110 section 5.6.2
 
 
+class ServiceResponse(Response):
+    """Sent with its request's id, and with each of HEADERS that it does not set itself."""
+
+    def get_wsgi_response(self, environ: "WSGIEnvironment") -> Any:
+        body, status, headers = super().get_wsgi_response(environ)
+        own = {name.lower() for name, _ in headers}
+        headers += [(name, HEADERS[name]) for name in HEADERS if name.lower() not in own]
+        headers.append(("X-Request-Id", g.request_id))
+        return body, status, headers
+
+
 api = Blueprint("api", __name__)
 
 
@@ -50,7 +64,7 @@ def chat_completions() -> Response:
     try:
         adjusted = call.admit()
         if document["stream"]:
-            response = Response(call.stream(), mimetype=answers.MEDIA_TYPE)
+            response = ServiceResponse(call.stream(), mimetype=answers.MEDIA_TYPE)
             response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
         else:
             response = _json(call.full())
@@ -77,19 +91,11 @@ def admit() -> None:
         g.caller = _caller()
 
 
-@api.after_app_request
-def add_headers(response: Response) -> Response:
-    own = {name.lower() for name, _ in response.headers}
-    response.headers.extend({name: HEADERS[name] for name in HEADERS if name.lower() not in own})
-    response.headers["X-Request-Id"] = g.request_id
-    return response
-
-
 @api.app_errorhandler(Exception)
 def fail(error: Exception) -> Response:
     """Every error, whatever its cause, in the contract's shape."""
     if isinstance(error, CallerLeft):
-        return Response(status=499)  # nginx's word for it; nobody reads this
+        return ServiceResponse(status=499)  # nginx's word for it; nobody reads this
     failure = error if isinstance(error, ServiceError) else _service_error(error)
     if failure is not error and failure.kind is errors.INTERNAL_ERROR:
         usage.log_crash(g.request_id, error)
@@ -105,6 +111,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     for gap in settings.gaps():
         print(gap, file=sys.stderr)  # noqa: T201 - not among the records of `flask usage`
     app = Flask(__name__, static_folder=None)
+    app.response_class = ServiceResponse
     app.url_map.merge_slashes = False  # a POST to //v1/… is a 404, not a redirect
     app.extensions["chat"] = ChatService(settings)
     app.register_blueprint(api)
@@ -213,10 +220,10 @@ def _error_response(error: ServiceError) -> Response:
     return response
 
 
-def _json(document: dict[str, Any], status: int = 200) -> Response:
+def _json(document: dict[str, Any], status: int = 200) -> ServiceResponse:
     # Some clients show developers nothing but the reason phrase; werkzeug would shout it.
     line = f"{status} {HTTPStatus(status).phrase}"
-    return Response(json.dumps(document), line, mimetype="application/json")
+    return ServiceResponse(json.dumps(document), line, mimetype="application/json")
 
 
 app = create_app()
