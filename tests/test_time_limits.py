@@ -210,10 +210,11 @@ def test_callers_who_stop_reading_lose_their_slots_at_the_overall_limit(
     start: Callable[..., Service], upstream: Upstream
 ) -> None:
     service = start(**pointed_at(upstream), THREADS=5, STREAM_TIMEOUT_S=0.5)
-    upstream.default = say(*["x" * 60_000] * 200)
+    # More than the kernel's buffers hold on either side, and no end that they could swallow.
+    upstream.default = say(*["x" * 60_000] * 200, STALL)
     with ExitStack() as stack:
         for _ in range(4):
-            stack.enter_context(service.send(ask(stream=True)))
+            stack.enter_context(service.send(ask(stream=True), buffer_bytes=4096))
         for request in upstream.wait_for(4):
             assert request.gone.wait(5)
         upstream.default = say("Hello")
