@@ -164,6 +164,15 @@ def test_the_page_loads_nothing_from_elsewhere(
             assert requests.get(f"{offline_service.url}/{address}", timeout=10).ok
 
 
+def test_a_range_beyond_the_end_of_a_file_is_the_callers_mistake_and_no_crash(
+    offline_service: Any,
+) -> None:
+    address = offline_service.url + "/static/reference.js"
+    answer = requests.get(address, headers={"Range": "bytes=9999999-"}, timeout=10)
+    assert (answer.status_code, answer.json()["error"]) == (400, "malformed_http")
+    assert '"crash"' not in offline_service.log
+
+
 def test_the_page_has_every_field_of_the_schemas_with_its_meaning(page: requests.Response) -> None:
     rows = re.findall(
         r'<th role="rowheader" scope="row"><code>(.*?)</code></th>(.*?)</tr>', page.text, re.S
