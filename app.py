@@ -112,7 +112,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         print(gap, file=sys.stderr)  # noqa: T201 - not among the records of `flask usage`
     app = Flask(__name__, static_folder=None)
     app.response_class = ServiceResponse
-    app.url_map.merge_slashes = False  # a POST to //v1/… is a 404, not a redirect
+    app.url_map.merge_slashes = False  # a POST to /v1//… is a 404, not a redirect
     app.extensions["chat"] = ChatService(settings)
     app.register_blueprint(api)
     app.register_blueprint(reference.blueprint)
