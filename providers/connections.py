@@ -11,6 +11,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from providers.chunked import Answer
 from watchdog import Watch, shut_down
 
 # A provider that vanished without a word is noticed after 2 minutes, though a full answer may
@@ -47,6 +48,8 @@ in_this_thread = _InThisThread()
 
 
 class _Connection(HTTPConnection):
+    response_class = Answer
+
     _watch: Watch | None = None
     _is_used = False
     _unsent: bytearray | None = None

@@ -190,7 +190,7 @@ class Exchange:
         if self._sending.sock is not None and self._response.connection is not None:
             with contextlib.suppress(HTTPError, OSError):
                 self._sending.sock.settimeout(END_OF_BODY_S)
-                self._response.read1(1)
+                self._response.read1(READ_BYTES)
 
     def fail(self, text: str, kind: Kind = errors.PROVIDER_BAD_RESPONSE) -> NoReturn:
         """Raise the ServiceError that says "<provider> <text>"."""

@@ -20,6 +20,7 @@ from tests.upstream import (
     body,
     events,
     openai_events,
+    raw,
     refuse,
     say,
     sse,
@@ -157,6 +158,20 @@ def test_an_event_is_passed_on_before_the_next_one_is_there(
     assert '"lo"' not in reading.text
     go_on.set()
     assert reading.until("[DONE]").endswith("data: [DONE]\n\n")
+
+
+@MODELS
+def test_events_that_come_together_leave_together_though_each_is_in_a_chunk_of_its_own(
+    model: str, service: Service, provider: Upstream
+) -> None:
+    sent = [part for part in wire_of(model, *"abcdefgh") if isinstance(part, bytes)]
+    body = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in sent) + b"0\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    provider.replies.append(raw(head + body))
+    response = service.post(ask(model, stream=True), stream=True)
+    (whole,) = response.iter_content(chunk_size=None)
+    assert whole.count(b"data: ") == 11  # role, eight texts, finish, [DONE]
+    assert whole.endswith(b"data: [DONE]\n\n")
 
 
 def test_a_ping_goes_out_at_once_as_a_comment(service: Service, provider: Upstream) -> None:

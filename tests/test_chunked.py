@@ -1,0 +1,156 @@
+"""Bodies in chunked transfer coding, as they come from a provider: cut anywhere, or wrong."""
+
+import io
+import socket
+from http.client import HTTPResponse, IncompleteRead
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.chunked import MAX_LINE_BYTES, Answer, ChunkedDecoder
+
+HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+BODY = (
+    b"5\r\nHello\r\n"
+    b"000009\r\n\r\nlo\r\n5\r\n\r\n"  # content that looks like framing
+    b'3;name=value;flag;quoted="a;b"\r\nabc\r\n'
+    b"1 \t\r\n\n\r\n"
+    b"2\n\xff\x00\n"  # RFC 9112, section 2.2: a lone LF ends a line too
+    b"0;last\r\nTrailer: 5\r\nAnother:\r\n\r\n"
+)
+CONTENT = b"Hello\r\nlo\r\n5\r\nabc\n\xff\x00"
+
+
+class Wire(socket.socket):
+    """What stands in for a socket: each read of it brings one of these pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+
+    def makefile(self, *_args: object, **_more: object) -> io.BufferedReader:  # type: ignore[override]
+        return io.BufferedReader(Pieces(self.pieces))
+
+
+class Pieces(io.RawIOBase):
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces = pieces
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        piece = self.pieces.pop(0) if self.pieces else b""
+        if len(piece) > len(buffer):
+            self.pieces.insert(0, piece[len(buffer) :])
+        taken = min(len(piece), len(buffer))
+        buffer[:taken] = piece[:taken]
+        return taken
+
+
+def answer(*pieces: bytes) -> Answer:
+    """An answer whose head has been read."""
+    begun = Answer(Wire(HEAD, *pieces))
+    begun.begin()
+    return begun
+
+
+def reads(*pieces: bytes) -> list[bytes]:
+    """What each read of such a body brings, up to its end."""
+    begun = answer(*pieces)
+    found = list(iter(lambda: begun.read1(65_536), b""))
+    assert begun.isclosed(), "the connection would not be used again"
+    return found
+
+
+def as_http_client_reads_it(body: bytes) -> bytes:
+    begun = HTTPResponse(Wire(HEAD + body))
+    begun.begin()
+    return begun.read()
+
+
+def test_what_comes_together_is_read_together() -> None:
+    assert reads(BODY) == [CONTENT]
+    assert reads(b"1\r\na\r\n2\r\nbc\r\n", b"1\r\nd\r\n0\r\n\r\n") == [b"abc", b"d"]
+
+
+def test_content_is_there_before_its_chunk_is_complete() -> None:
+    begun = answer(b"ff\r\nHel", b"lo")
+    assert begun.read1(65_536) == b"Hel"
+    assert begun.read1(65_536) == b"lo"
+
+
+def test_a_read_may_end_anywhere() -> None:
+    for first in range(len(BODY) + 1):
+        for second in range(first, len(BODY) + 1):
+            cuts = [0, first, second, len(BODY)]
+            pieces = [BODY[a:b] for a, b in pairwise(cuts) if a < b]
+            assert b"".join(reads(*pieces)) == CONTENT, (first, second)
+    assert b"".join(reads(*(bytes([byte]) for byte in BODY))) == CONTENT
+
+
+def test_no_more_is_read_than_was_asked_for() -> None:
+    begun = answer(BODY)
+    found = list(iter(lambda: begun.read1(4), b""))
+    assert max(map(len, found)) <= 4
+    assert b"".join(found) == CONTENT
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=20), st.data())
+def test_it_reads_what_http_client_reads(chunks: list[bytes], data: st.DataObject) -> None:
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    places = st.integers(min_value=0, max_value=len(body))
+    cuts = sorted({0, len(body), *data.draw(st.lists(places, max_size=10))})
+    content = b"".join(reads(*(body[a:b] for a, b in pairwise(cuts))))
+    assert content == b"".join(chunks) == as_http_client_reads_it(body)
+
+
+def test_a_closed_answer_has_nothing_more() -> None:
+    begun = answer(BODY)
+    begun.close()
+    assert begun.read1(65_536) == b""
+
+
+def test_a_body_of_a_known_length_is_read_as_before() -> None:
+    begun = Answer(Wire(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", b"5\r\nmore"))
+    begun.begin()
+    assert (begun.read1(65_536), begun.read1(65_536)) == (b"5\r\n", b"")
+
+
+def test_what_follows_the_end_is_nobodys() -> None:
+    decoder = ChunkedDecoder()
+    assert decoder.feed(b"1\r\na\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n") == b"a"
+    assert decoder.has_ended
+
+
+@pytest.mark.parametrize("length", range(len(BODY)))
+def test_a_body_that_is_cut_is_no_whole_one(length: int) -> None:
+    with pytest.raises(IncompleteRead):
+        reads(*filter(None, [BODY[:length]]))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\r\n",
+        b"x\r\n",
+        b"-1\r\n",
+        b"+1\r\na\r\n",
+        b"0x1\r\na\r\n",
+        b"1_0\r\n",
+        b" 1\r\na\r\n",
+        b"1 1\r\na\r\n",
+        b"\xef\xbc\x91\r\na\r\n",
+        b"1\r\nab\r\n",
+        b"1\r\na 1\r\nb\r\n",
+        b"1" * 16 + b"\r\n",
+        b"0" * (MAX_LINE_BYTES + 1),
+        b"1;" + b"a" * MAX_LINE_BYTES,
+        b"0\r\n" + b"a" * (MAX_LINE_BYTES + 1),
+    ],
+    ids=lambda body: repr(body[:20]),
+)
+def test_what_is_not_chunked_is_refused(body: bytes) -> None:
+    with pytest.raises(IncompleteRead):
+        ChunkedDecoder().feed(body)
