@@ -3,27 +3,50 @@
     python -m bench.profile
     python -m bench.profile --only full --lines 30
 
-One caller, one worker. A run without the sampler says what an answer or a chunk costs, a run
-with it says which layer and which line that is spent in. A line that calls C code or the
-operating system (`sendall`, `recv`, `json`) stands for all that it takes there.
+One worker does the work that the bench gives it. The kernel's part is what Linux counts as such;
+the rest is shared out by samples that py-spy takes of the thread that runs Python. A line that
+calls C code (`json`, a regular expression) stands for all that it takes there.
 """
 
 import argparse
-import json
+import linecache
+import os
+import re
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.fleet import Fleet
-from bench.scenarios import FLAT_OUT, FULL, ROUTES, Scenario, measure, order
-from bench.targets import Place, Service
+from bench.fleet import Fleet, Running
+from bench.scenarios import FLAT_OUT, FULL, ROUTES, WARM_UP, Measurement, Scenario, measure, order
+from bench.targets import PROJECT, SCRIPTS, Place, Service
 
-SECONDS = 4.0
+SAMPLES_PER_SECOND = 250
+SECONDS = 8.0
 WORK: dict[str, Scenario] = {
-    "full": replace(FULL, about="a full answer", callers=1, seconds=SECONDS),
-    "chunk": replace(FLAT_OUT, about="a stream's chunk", callers=1, seconds=SECONDS),
+    "full": replace(FULL, about="a full answer", seconds=SECONDS),
+    "chunk": replace(FLAT_OUT, about="a stream's chunk", seconds=SECONDS),
 }
+LIBRARY = Path(os.__file__).parent
+LAYERS = {
+    "gunicorn": "gunicorn",
+    "flask": "flask, werkzeug",
+    "werkzeug": "flask, werkzeug",
+    "requests": "requests",
+    "urllib3": "urllib3",
+    "http": "http.client",
+    "email": "http.client",
+    "json": "json",
+    "jsonschema": "jsonschema",
+    "jsonschema_rs": "jsonschema",
+    "referencing": "jsonschema",
+}
+FRAME = re.compile(r"(?P<function>.*) \((?P<file>.*):(?P<line>\d+)\)")
 
 
 class OneWorker(Service):
@@ -33,60 +56,109 @@ class OneWorker(Service):
         return {**super().environment(place), "WEB_CONCURRENCY": "1"}
 
 
-class Sampled(OneWorker):
-    """The same with the sampler in it."""
-
-    name = "one worker, sampled"
-
-    def command(self, place: Place) -> list[str]:
-        return [*super().command(place), "--config", "python:bench.sampled"]
-
-    def environment(self, place: Place) -> dict[str, str]:
-        return {**super().environment(place), "BENCH_SAMPLES": str(samples(place))}
-
-
-def samples(place: Place) -> Path:
-    return place.folder / "samples.json"
-
-
 @dataclass(frozen=True)
 class Profile:
     """Microseconds of CPU for one answer or chunk: in all, by layer, by line."""
 
     total: float
-    layers: dict[str, float]
-    lines: list[tuple[float, str, str, str]]
+    layers: Mapping[str, float]
+    lines: Mapping[str, float]
 
 
 def profile(scenario: Scenario, route: str) -> Profile:
     """The scenario's profile on one route."""
     with Fleet() as fleet:
         fleet.start_mock()
-        plain = fleet.start(OneWorker())
-        found = measure(plain.server, order(plain.target, plain.place, scenario, route))
-        sampled = fleet.start(Sampled())
-        measure(sampled.server, order(sampled.target, sampled.place, scenario, route))
-        sums = json.loads(samples(sampled.place).read_text())
+        running = fleet.start(OneWorker())
+        for warm_up in WARM_UP:
+            work(running, warm_up, route)
+        kernel_before = running.server.kernel_seconds()
+        found = work(running, scenario, route)
+        kernel = running.server.kernel_seconds() - kernel_before
+        stacks = sampled(running, scenario, route)
     pieces = found.outcome.intact * (scenario.words if scenario.stream else 1)
-    total = found.cpu_seconds / pieces * 1e6
-    scale = total / sum(sums["layers"].values())
-    layers = {name: seconds * scale for name, seconds in sums["layers"].items()}
-    lines = [(seconds * scale, *where) for seconds, *where in sums["lines"]]
-    return Profile(total, layers, lines)
+    in_python = (found.cpu_seconds - kernel) / pieces * 1e6
+    layers = defaultdict(float, {"the kernel": kernel / pieces * 1e6})
+    lines: defaultdict[str, float] = defaultdict(float)
+    for stack, count in stacks.items():
+        cost = in_python * count / stacks.total()
+        layers[next(filter(None, map(layer, reversed(stack))), "the rest")] += cost
+        lines[stack[-1]] += cost
+    return Profile(found.cpu_seconds / pieces * 1e6, layers, lines)
+
+
+def work(running: Running, scenario: Scenario, route: str) -> Measurement:
+    return measure(running.server, order(running.target, running.place, scenario, route))
+
+
+def sampled(running: Running, scenario: Scenario, route: str) -> Counter[tuple[str, ...]]:
+    """The stacks that py-spy sees while the worker works, each from the outermost frame in."""
+    _master, worker = running.server.pids()
+    with tempfile.NamedTemporaryFile() as file:
+        options = ["--pid", str(worker), "--rate", str(SAMPLES_PER_SECOND), "--gil"]
+        options += ["--full-filenames", "--format", "raw", "--output", file.name]
+        spy = subprocess.Popen(
+            [py_spy(), "record", *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        work(running, scenario, route)
+        spy.send_signal(signal.SIGINT)  # it writes down what it has seen
+        errors = spy.communicate()[1]
+        stacks: Counter[tuple[str, ...]] = Counter()
+        for line in Path(file.name).read_text().splitlines():
+            stack, _, count = line.rpartition(" ")
+            stacks[tuple(stack.split(";"))] += int(count)
+    if not stacks:
+        raise SystemExit(f"py-spy saw nothing. It says: {errors}")
+    return stacks
+
+
+def py_spy() -> str:
+    program = SCRIPTS / "py-spy"
+    return str(program) if program.exists() else shutil.which("py-spy") or "py-spy"
+
+
+def layer(frame: str) -> str | None:
+    """The layer that a frame's file belongs to; None where its caller's layer counts."""
+    found = FRAME.fullmatch(frame)
+    path = Path(found["file"]) if found else Path()
+    if "site-packages" in path.parts:
+        package = path.parts[path.parts.index("site-packages") + 1]
+        return LAYERS.get(package.removesuffix(".py"))
+    if path.is_relative_to(PROJECT):
+        return "this service"
+    if path.is_relative_to(LIBRARY):
+        return LAYERS.get(path.relative_to(LIBRARY).parts[0].removesuffix(".py"))
+    return None
+
+
+def described(frame: str) -> str:
+    """A frame with its path cut short and its line of code."""
+    found = FRAME.fullmatch(frame)
+    if not found:
+        return frame
+    path = found["file"].split("site-packages/")[-1]
+    for root in (PROJECT, LIBRARY):
+        path = path.removeprefix(f"{root}/")
+    code = linecache.getline(found["file"], int(found["line"])).strip()
+    return f"{path}:{found['line']} {found['function']}: {code[:60]}"
 
 
 def table(found: Profile, lines: int) -> str:
     """The layers from the costliest down, then the costliest lines."""
-    rows = [
-        f"{cost:9.1f} us {cost / found.total:5.0%}  {name}"
-        for name, cost in sorted(found.layers.items(), key=lambda item: -item[1])
-    ]
+    rows = [f"{cost:9.1f} us {cost / found.total:5.0%}  {name}" for name, cost in top(found.layers)]
     rows.append("")
     rows += [
-        f"{cost:9.1f} us {cost / found.total:5.1%}  {where} {name}: {text[:60]}"
-        for cost, where, name, text in found.lines[:lines]
+        f"{cost:9.1f} us {cost / found.total:5.1%}  {described(frame)}"
+        for frame, cost in top(found.lines)[:lines]
     ]
     return "\n".join(rows)
+
+
+def top(costs: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(costs.items(), key=lambda item: -item[1])
 
 
 def main() -> int:
