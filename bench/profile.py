@@ -116,8 +116,10 @@ def sampled(running: Running, scenario: Scenario, route: str) -> Counter[tuple[s
 
 
 def py_spy() -> str:
-    program = SCRIPTS / "py-spy"
-    return str(program) if program.exists() else shutil.which("py-spy") or "py-spy"
+    program = shutil.which("py-spy", path=f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}")
+    if program is None:
+        raise SystemExit("py-spy is not installed; requirements-dev.txt has it.")
+    return program
 
 
 def layer(frame: str) -> str | None:
