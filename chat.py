@@ -10,6 +10,7 @@ from typing import Any
 import answers
 import errors
 import providers
+import schemas
 import usage
 import watchdog
 from errors import CallerLeft, ServiceError
@@ -96,7 +97,7 @@ class ChatCall:
         model, max_tokens = self._request["model"], self._request.get("max_tokens")
         return ChatRequest(
             self._service.settings.model_aliases.get(model, model),
-            self._request["messages"],
+            schemas.named_messages(self._request),
             self._request["temperature"],
             # 5.0 is an integer for JSON Schema, but not for the providers.
             None if max_tokens is None else int(max_tokens),

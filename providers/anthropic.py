@@ -58,11 +58,7 @@ class Anthropic(Provider):
     def prepare(self, request: ChatRequest) -> Prepared:
         # Blank text is a 400 at Anthropic, and so is an assistant's turn at the end.
         said = [message for message in request.messages if message["content"].strip()]
-        turns = [
-            {"role": message["role"], "content": message["content"]}
-            for message in said
-            if message["role"] != "system"
-        ]
+        turns = [message for message in said if message["role"] != "system"]
         if not turns or turns[-1]["role"] != "user":
             text = f"messages must end with a user message that has text: {request.model} needs one"
             raise ServiceError(errors.INVALID_INPUT, text)

@@ -11,7 +11,10 @@ from watchdog import Watch
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A request that fits the schema, with the model's upstream name; temperature is 0 to 2."""
+    """A request that fits the schema, with the model's upstream name; temperature is 0 to 2.
+
+    Its messages have a role and a content, and nothing that the schema does not name.
+    """
 
     model: str
     messages: list[dict[str, Any]]

@@ -41,10 +41,7 @@ class OpenAI(Provider):
     def prepare(self, request: ChatRequest) -> Prepared:
         body: dict[str, Any] = {
             "model": request.model,
-            "messages": [
-                {"role": message["role"], "content": message["content"]}
-                for message in request.messages
-            ],
+            "messages": request.messages,
             "temperature": request.temperature,
         }
         if request.max_tokens is not None:

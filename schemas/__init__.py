@@ -15,6 +15,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
 }
 
 _PROPERTIES = DOCUMENTS["request"]["properties"]
+_MESSAGE_PROPERTIES = _PROPERTIES["messages"]["items"]["properties"]
 _DEFAULTS = {name: rule["default"] for name, rule in _PROPERTIES.items() if "default" in rule}
 
 # In words of our own: jsonschema's messages repeat the instance, which is the prompt (#1218).
@@ -83,15 +84,25 @@ def check_answer(document: Any) -> None:
     _ANSWER.check(document)
 
 
+def named_messages(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a request with the properties that its schema names, and no others."""
+    messages: list[dict[str, Any]] = document["messages"]
+    if max(map(len, messages)) == len(_MESSAGE_PROPERTIES):  # all of them are required
+        return messages
+    return [
+        {name: value for name, value in message.items() if name in _MESSAGE_PROPERTIES}
+        for message in messages
+    ]
+
+
 def unnamed_properties(document: dict[str, Any]) -> list[str]:
     """The properties of a request that its schema does not name, `messages[].name` for nested."""
-    message_properties = _PROPERTIES["messages"]["items"]["properties"]
     in_messages = {
         name: None
         for message in document["messages"]
-        if len(message) > len(message_properties)
+        if len(message) > len(_MESSAGE_PROPERTIES)
         for name in message
-        if name not in message_properties
+        if name not in _MESSAGE_PROPERTIES
     }
     return [name for name in document if name not in _PROPERTIES] + [
         f"messages[].{name}" for name in in_messages
