@@ -24,6 +24,7 @@ class Answer(HTTPResponse):
         decoder = self._decoder = self._decoder or ChunkedDecoder()
         content = b""
         while not content and not decoder.has_ended:
+            self.fp.peek(1)  # waits with the buffer that is there; read1() would make one more
             read = self.fp.read1(n)
             if not read:
                 raise IncompleteRead(b"")

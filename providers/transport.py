@@ -1,6 +1,7 @@
 """The one HTTP door to the providers: what is sent, what failed and why, what is tried again."""
 
 import contextlib
+import io
 import json
 import math
 import random
@@ -33,7 +34,7 @@ MAX_ATTEMPTS = 3
 # A longer wait is the caller's to decide on: SDKs honour the Retry-After that is passed on.
 MAX_WAIT_S = 2.0
 MAX_ERROR_BYTES = 64_000
-READ_BYTES = 65_536
+READ_BYTES = io.DEFAULT_BUFFER_SIZE
 # The end of a stream's body follows its end mark at once, or the connection is not worth keeping.
 END_OF_BODY_S = 0.1
 
