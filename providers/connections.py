@@ -4,6 +4,7 @@ import functools
 import socket
 import threading
 from dataclasses import dataclass
+from ssl import SSLSocket
 from typing import Any
 
 from requests import PreparedRequest, Response
@@ -11,7 +12,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from providers.chunked import Answer
+from providers.response import ProviderResponse
 from watchdog import Watch, shut_down
 
 # A provider that vanished without a word is noticed after 2 minutes, though a full answer may
@@ -48,7 +49,7 @@ in_this_thread = _InThisThread()
 
 
 class _Connection(HTTPConnection):
-    response_class = Answer
+    response_class = ProviderResponse
 
     _watch: Watch | None = None
     _is_used = False
@@ -86,7 +87,13 @@ class _Connection(HTTPConnection):
 
 
 class _TLSConnection(_Connection, HTTPSConnection):
-    pass
+    @property
+    def is_connected(self) -> bool:
+        # Bytes that nobody asked for may have been decrypted already, where urllib3's poll of the
+        # socket does not see them: the next caller would take them for the answer.
+        return super().is_connected and not (
+            isinstance(self.sock, SSLSocket) and self.sock.pending()
+        )
 
 
 class _HTTPPool(HTTPConnectionPool):

@@ -264,8 +264,9 @@ class Exchange:
     def _refused(self) -> Failure:
         status, headers = self._response.status, self._response.headers
         error = ErrorObject(None)
-        with contextlib.suppress(ServiceError):
-            error = ErrorObject(self.parse(self._read_up_to(MAX_ERROR_BYTES)))
+        if status >= 400:  # others mean no words by their body, if they have one at all
+            with contextlib.suppress(ServiceError):
+                error = ErrorObject(self.parse(self._read_up_to(MAX_ERROR_BYTES)))
         kind = kind_of_status(status)
         text = f"answered {status}{error.describe(kind, self._endpoint.secrets)}"
         if status // 100 == 3:

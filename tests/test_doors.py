@@ -48,7 +48,7 @@ def test_only_the_routes_know_flask() -> None:
 def test_only_the_transport_knows_http_clients() -> None:
     assert importers("requests") == {"providers.transport", "providers.connections"}
     # Nothing is sent in these: urllib3 parses Retry-After, and http.client's answer is read.
-    reading = {"providers.failures", "providers.chunked"}
+    reading = {"providers.failures", "providers.response"}
     assert importers(*HTTP) <= importers("requests") | reading
 
 

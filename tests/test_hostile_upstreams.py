@@ -34,6 +34,8 @@ ANTHROPIC_KEY, OPENAI_KEY = "correct-horse", "battery-staple"
 HEAD = b"HTTP/1.1 200 OK\r\n"
 STREAM = HEAD + b"content-type: text/event-stream\r\n\r\n"
 BLOCK = b"x" * 65_536
+_SECRET = json.dumps(openai_completion("for A")).encode()
+SECRET = HEAD + b"content-length: %d\r\n\r\n" % len(_SECRET) + _SECRET
 FIRST = next(openai_events([]))
 assert isinstance(FIRST, bytes)
 
@@ -205,6 +207,24 @@ def test_names_that_the_provider_makes_up_stay_short_in_the_log(
     record = service.record_of(service.post(ask()))
     assert len(json.dumps(record)) < 4096
     assert record["answered_model"].startswith("m\nm\n")
+
+
+@pytest.mark.parametrize("status", [102, 103])
+def test_an_interim_answer_is_not_taken_for_the_answer(
+    status: int, service: Service, provider: Upstream
+) -> None:
+    provider.replies.append(raw(b"HTTP/1.1 %d Soon\r\n\r\n" % status, 0.2, SECRET))
+    assert service.post(ask()).json()["choices"][0]["message"]["content"] == "for A"
+    assert service.post(ask()).json()["choices"][0]["message"]["content"] == "Hello there"
+
+
+@pytest.mark.parametrize("status", [101, 204, 205, 304])
+def test_what_follows_an_answer_without_a_body_is_not_the_next_caller_s(
+    status: int, service: Service, provider: Upstream
+) -> None:
+    provider.replies.append(raw(b"HTTP/1.1 %d None\r\n\r\n" % status, 0.2, SECRET))
+    assert service.post(ask()).json()["error"] == "provider_bad_response"
+    assert service.post(ask()).json()["choices"][0]["message"]["content"] == "Hello there"
 
 
 def test_a_provider_that_never_stops_is_cut_off(service: Service, provider: Upstream) -> None:

@@ -19,6 +19,7 @@ from tests.upstream import (
     anthropic_events,
     body,
     events,
+    in_chunks,
     openai_events,
     raw,
     refuse,
@@ -27,6 +28,7 @@ from tests.upstream import (
 )
 
 MODELS = pytest.mark.parametrize("model", [CLAUDE, GPT])
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 PROMPT_TOKENS = {CLAUDE: 15, GPT: 10}
 
 
@@ -164,14 +166,24 @@ def test_an_event_is_passed_on_before_the_next_one_is_there(
 def test_events_that_come_together_leave_together_though_each_is_in_a_chunk_of_its_own(
     model: str, service: Service, provider: Upstream
 ) -> None:
-    sent = [part for part in wire_of(model, *"abcdefgh") if isinstance(part, bytes)]
-    body = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in sent) + b"0\r\n\r\n"
-    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-    provider.replies.append(raw(head + body))
+    provider.replies.append(raw(CHUNKED + in_chunks(*wire_of(model, *"abcdefgh"))))
     response = service.post(ask(model, stream=True), stream=True)
     (whole,) = response.iter_content(chunk_size=None)
     assert whole.count(b"data: ") == 11  # role, eight texts, finish, [DONE]
     assert whole.endswith(b"data: [DONE]\n\n")
+
+
+@MODELS
+def test_what_came_before_a_fault_in_the_framing_is_the_callers(
+    model: str, service: Service, provider: Upstream
+) -> None:
+    whole = in_chunks(*wire_of(model, "Hel", "lo"))
+    provider.replies.append(raw(CHUNKED + whole.removesuffix(b"0\r\n\r\n") + b"zz\r\n", CUT))
+    assert service.stream(ask(model))[-1] == "data: [DONE]"
+    provider.replies.append(raw(CHUNKED + in_chunks(*wire_of(model, "Hel", CUT))[:-5] + b"zz\r\n"))
+    out = service.stream(ask(model))
+    assert text_of(out) == "Hel"
+    ends_with_one_error(out, "provider_unavailable")
 
 
 def test_a_ping_goes_out_at_once_as_a_comment(service: Service, provider: Upstream) -> None:

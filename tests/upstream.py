@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections import deque
@@ -106,6 +107,12 @@ def raw(*parts: Part) -> Reply:
 def endless(head: bytes, *pieces: Part) -> Reply:
     """Exactly `head`, and then the pieces again and again; for one request."""
     return Reply(itertools.chain([head], itertools.cycle(pieces)), 0, {}, True, False)
+
+
+def in_chunks(*parts: Part) -> bytes:
+    """What of these is bytes, each in an HTTP chunk of its own, and the end of the body."""
+    pieces = [part for part in parts if isinstance(part, bytes)] + [b""]
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
 
 
 def _names(headers: dict[str, str]) -> dict[str, str]:
@@ -227,7 +234,7 @@ def openai_completion(text: str) -> dict[str, Any]:
 class Upstream:
     """The server: one thread a connection, the next of `replies` for each request, else "Hello"."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.replies: deque[Reply] = deque()
         self.default = say("Hello", " there")
         self.received: list[Received] = []
@@ -238,7 +245,8 @@ class Upstream:
         self._sockets: set[socket.socket] = set()
         self._stopped = threading.Event()
         self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self._tls = tls
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -270,12 +278,13 @@ class Upstream:
                 return
             # Head and body leave in two writes; Nagle would hold the second back for 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sockets.add(sock)
             self.connections += 1
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:
         try:
+            sock = self._tls.wrap_socket(sock, server_side=True) if self._tls else sock
+            self._sockets.add(sock)
             with sock, sock.makefile("rb") as stream:
                 for count in itertools.count(1):
                     request = _read_request(stream)
@@ -322,6 +331,8 @@ class Upstream:
 
 
 def _is_gone(sock: socket.socket) -> bool:
+    if isinstance(sock, ssl.SSLSocket):  # it cannot look ahead
+        return False
     try:
         return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Bodies in chunked transfer coding, as they come from a provider: cut anywhere, or wrong."""
+"""A provider's responses at the level of HTTP: cut anywhere, or wrong."""
 
 import io
 import socket
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.chunked import MAX_LINE_BYTES, Answer, ChunkedDecoder
+from providers.response import MAX_LINE_BYTES, ChunkedDecoder, ProviderResponse
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 BODY = (
@@ -49,9 +49,9 @@ class Pieces(io.RawIOBase):
         return taken
 
 
-def answer(*pieces: bytes) -> Answer:
+def answer(*pieces: bytes) -> ProviderResponse:
     """An answer whose head has been read."""
-    begun = Answer(Wire(HEAD, *pieces))
+    begun = ProviderResponse(Wire(HEAD, *pieces))
     begun.begin()
     return begun
 
@@ -113,7 +113,7 @@ def test_a_closed_answer_has_nothing_more() -> None:
 
 
 def test_a_body_of_a_known_length_is_read_as_before() -> None:
-    begun = Answer(Wire(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", b"5\r\nmore"))
+    begun = ProviderResponse(Wire(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n", b"5\r\nmore"))
     begun.begin()
     assert (begun.read1(65_536), begun.read1(65_536)) == (b"5\r\n", b"")
 
@@ -153,4 +153,26 @@ def test_a_body_that_is_cut_is_no_whole_one(length: int) -> None:
 )
 def test_what_is_not_chunked_is_refused(body: bytes) -> None:
     with pytest.raises(IncompleteRead):
-        ChunkedDecoder().feed(body)
+        reads(body, b"\r\n0\r\n\r\n")
+
+
+def test_what_came_before_a_fault_is_read_first() -> None:
+    wire = Wire(HEAD + b"3\r\nabc\r\nzz\r\n", b"0\r\n\r\n")
+    begun = ProviderResponse(wire)
+    begun.begin()
+    assert begun.read1(65_536) == b"abc"
+    with pytest.raises(IncompleteRead):
+        begun.read1(65_536)
+    assert wire.pieces, "it waited for more of what is broken"
+
+
+@pytest.mark.parametrize("size", [b"3", b"03", b"0" * 40 + b"3", b"3 ", b"3;x"])
+def test_a_size_may_be_written_in_any_way(size: bytes) -> None:
+    assert reads(size + b"\r\nabc\r\n0000\r\n\r\n") == [b"abc"]
+
+
+def test_interim_answers_are_passed_over() -> None:
+    interim = b"HTTP/1.1 %d Soon\r\nlink: <x>\r\n\r\n"
+    begun = ProviderResponse(Wire(interim % 100, interim % 103, interim % 102, HEAD, BODY))
+    begun.begin()
+    assert (begun.status, begun.headers["link"], begun.read1(65_536)) == (200, None, CONTENT)
