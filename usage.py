@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 # A record stays below 4096 bytes (PIPE_BUF), so that the lines of several workers that share
-# one pipe cannot run into each other: somebody else's word may take 6 bytes a character as JSON.
-MAX_NAME_CHARACTERS = 96
+# one pipe cannot run into each other: somebody else's word may take 6 bytes a unit as JSON.
+MAX_NAME_UNITS = 96  # of UTF-16: an emoji is two
 _STDOUT = 1
 
 
@@ -43,7 +43,13 @@ def _write(line: str) -> None:
 
 
 def _short(value: Any) -> Any:
-    return value[:MAX_NAME_CHARACTERS] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    short = value[:MAX_NAME_UNITS]
+    if short.isascii():
+        return short
+    units = short.encode("utf-16-le", "surrogatepass")[: 2 * MAX_NAME_UNITS]
+    return units.decode("utf-16-le", "replace")
 
 
 class Record:

@@ -296,8 +296,15 @@ def test_a_giant_name_makes_a_line_that_a_pipe_takes_in_one_piece(
     written: list[dict[str, Any]],
 ) -> None:
     post(offline(), ask(brand_id="漢" * 100_000, requested_by="\U0001f600" * 100_000))
-    (line,) = written
-    assert len(json.dumps(line)) < 4096
+    name = "\U0001f600" * 1000
+    record = usage.Record(
+        "r" * 128, name, "openai", ask(GPT, brand_id=name, requested_by=name, stream=True)
+    )
+    record.note(answered_model=name, finish_reason=name, provider_request_id="p" * 128)
+    record.write("error", "provider_rejected_request")
+    assert len(written) == 2
+    for line in written:
+        assert len(json.dumps(line)) < 4096
 
 
 # No word of what was said.
