@@ -18,15 +18,15 @@ def completion(answer: Answer) -> dict[str, Any]:
     """The body of a 200; raises ServiceError if it does not fit the published schema."""
     start, finish = answer.start, answer.finish
     body = {
-        "id": start.id,
+        "id": _whole(start.id),
         "object": "chat.completion",
         "created": start.created,
-        "model": start.model,
+        "model": _whole(start.model),
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": answer.text},
-                "finish_reason": finish.reason,
+                "message": {"role": "assistant", "content": _whole(answer.text)},
+                "finish_reason": _whole(finish.reason),
             }
         ],
         "usage": _usage(finish.usage),
@@ -81,7 +81,7 @@ class Chunks:
         self._begun()
         self.has_text = True
         self._texts.append(text)
-        self._room_bytes -= len(text)
+        self._room_bytes -= len(text) if text.isascii() else len(text.encode(errors="replace"))
         if self._room_bytes < 0:
             raise ServiceError(errors.PROVIDER_BAD_RESPONSE, "The provider's answer is too long.")
         before, after = self._around_text
@@ -118,6 +118,16 @@ class Chunks:
             text = "The provider's stream brought text before its id and model."
             raise ServiceError(errors.PROVIDER_BAD_RESPONSE, text)
         return self.start
+
+
+def _whole(text: Any) -> Any:
+    """`text` as Unicode: JSON may hold halves of surrogate pairs, also two that make one.
+
+    Those that stand alone are replaced; the compiled validator leaves Python broken over them.
+    """
+    if not isinstance(text, str) or text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _usage(usage: Usage | None) -> dict[str, Any] | None:

@@ -91,6 +91,10 @@ Event = Start | str | Beat | Finish
 EventStream = Generator[list[Event], None, None]
 
 
+# What every client's JSON reader holds exactly (RFC 8259, section 6).
+MAX_COUNT = 2**53 - 1
+
+
 def text(value: Any) -> str:
     """`value`, from a provider; raises TypeError if it is no string."""
     if not isinstance(value, str):
@@ -100,7 +104,7 @@ def text(value: Any) -> str:
 
 def count(value: Any) -> int:
     """`value`, from a provider; raises TypeError if it is no number of things."""
-    if type(value) is not int or value < 0:  # isinstance() would let True pass
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:  # isinstance() would let True pass
         raise TypeError
     return value
 

@@ -67,7 +67,7 @@ def _start(document: dict[str, Any]) -> Start:
     return Start(
         document["id"],
         document["model"],
-        created if isinstance(created, int) else int(time.time()),
+        created if type(created) is int else int(time.time()),
     )
 
 

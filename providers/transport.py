@@ -45,7 +45,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circ
 
 T = TypeVar("T")
 # What reading a document of another shape than expected raises.
-WRONG_SHAPE = (LookupError, TypeError, AttributeError)
+WRONG_SHAPE = (LookupError, TypeError, AttributeError, ValueError)
 
 
 class StreamReader(ABC):
