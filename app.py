@@ -204,7 +204,7 @@ def _service_error(error: Exception) -> ServiceError:
         case 405:
             text = f"{request.method} is not allowed here; the Allow header says what is."
             return ServiceError(errors.METHOD_NOT_ALLOWED, text)
-        case 400 | 416:  # 416: a Range that begins after the end of one of the page's files
+        case 400:
             return ServiceError(errors.MALFORMED_HTTP, "The request is not well-formed.")
     return ServiceError(errors.INTERNAL_ERROR, "An unexpected error in this service.")
 

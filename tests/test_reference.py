@@ -19,6 +19,7 @@ import errors
 import providers
 import reference
 import schemas
+from tests.conftest import ROOT
 
 OPENAI_NODE_VERSION = "7.57.0"
 EXAMPLES = [
@@ -164,13 +165,22 @@ def test_the_page_loads_nothing_from_elsewhere(
             assert requests.get(f"{offline_service.url}/{address}", timeout=10).ok
 
 
-def test_a_range_beyond_the_end_of_a_file_is_the_callers_mistake_and_no_crash(
-    offline_service: Any,
+@pytest.mark.parametrize(
+    "condition", [{"Range": "bytes=9999999-"}, {"Range": "bytes=1-2"}, {"If-Match": '"other"'}]
+)
+def test_the_page_s_files_come_whole_whatever_the_condition(
+    condition: dict[str, str], offline_service: Any
 ) -> None:
     address = offline_service.url + "/static/reference.js"
-    answer = requests.get(address, headers={"Range": "bytes=9999999-"}, timeout=10)
-    assert (answer.status_code, answer.json()["error"]) == (400, "malformed_http")
-    assert '"crash"' not in offline_service.log
+    answer = requests.get(address, headers=condition, timeout=10)
+    assert (answer.status_code, answer.text) == (200, (ROOT / "static/reference.js").read_text())
+
+
+@pytest.mark.parametrize("name", ["x", "../app.py", "..%2fapp.py", "%2e%2e/app.py", "x/y", ""])
+def test_there_is_nothing_else_among_the_page_s_files(name: str, offline_service: Any) -> None:
+    headers = {"Authorization": f"Bearer {offline_service.token}"}
+    answer = requests.get(f"{offline_service.url}/static/{name}", headers=headers, timeout=10)
+    assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
 
 
 def test_the_page_has_every_field_of_the_schemas_with_its_meaning(page: requests.Response) -> None:
