@@ -5,10 +5,7 @@ import os
 import resource
 from typing import Any
 
-from settings import load
-from worker import Logger, Worker, block_stop_signals
-
-settings = load()
+from worker import Logger, Worker, block_stop_signals, settings
 
 wsgi_app = "app:app"
 worker_class = Worker
@@ -43,6 +40,8 @@ limit_request_field_size = 32_768
 # Whoever is in front may say that it speaks https: the scheme is only shown, in the reference
 # page's examples. Nobody may say more.
 forwarded_allow_ips = "*"
+# Of the three headers for that, the one proxies send: contradictions would be 400.
+secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
 forwarder_headers = ""
 # Where there is a CPU for each worker, it keeps to its own: only one of its threads runs at a time,
 # and moving it from CPU to CPU costs a sixth of a request.

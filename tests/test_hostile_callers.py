@@ -277,3 +277,8 @@ def test_requests_that_come_in_one_piece_are_answered_one_by_one(
         while said.count(b"HTTP/1.1 200 OK") < 3 or not said.endswith(b"}"):
             said += caller.recv(65536)
     assert len(provider.received) == 3
+
+
+def test_what_proxies_say_of_the_scheme_is_no_mistake_of_the_callers(service: Service) -> None:
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off"}
+    assert service.post(ask(), headers=headers).status_code == 200
