@@ -110,11 +110,12 @@ class Watchdog:
         """A new watch that ends after `timeout_s`, or when `caller` (if given) hangs up."""
         watch = Watch(self, caller, time.monotonic() + timeout_s)
         with self.lock:
-            self._watches.add(watch)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-                self._thread.start()
-            elif len(self._watches) == 1:
+                thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+                thread.start()  # raises where the system gives no thread; the next call tries again
+                self._thread = thread
+            self._watches.add(watch)
+            if len(self._watches) == 1:
                 self._wake.notify()
         return watch
 
