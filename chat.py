@@ -49,6 +49,7 @@ class ChatCall:
         self._provider = service.providers[request["model"]]
         self._call = Call(watchdog.watch(caller_socket, timeout_s))
         self._record = usage.Record(request_id, caller.name, self._provider.name, request)
+        self._body: dict[str, Any] = {}
         self._has_slot = False
         self._batches: EventStream | None = None
 
@@ -126,17 +127,14 @@ class ChatCall:
                 if text:
                     yield text.encode()  # what came before the failure is the caller's
                 raise
-            yield self._noted(chunks, text).encode()
-
-    def _noted(self, chunks: answers.Chunks, text: str) -> str:
-        if chunks.has_text:
-            self._record.note_text()
-        if chunks.start and chunks.finish:
-            self._note_answer(chunks.start, chunks.finish)
-            # Before [DONE], so that a caller who leaves at that moment does not lose the record.
-            self._write_record("ok")
-            text += answers.DONE
-        return text
+            if chunks.has_text:
+                self._record.note_text()
+            if chunks.start and chunks.finish:
+                self._note_answer(chunks.start, chunks.finish)
+                # Before [DONE], so that a caller who leaves at that moment loses no record.
+                self._write_record("ok")
+                text += answers.DONE
+            yield text.encode()
 
     def _note_answer(self, start: Start, finish: Finish) -> None:
         self._record.note(answered_model=start.model, finish_reason=finish.reason)

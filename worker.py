@@ -181,7 +181,7 @@ class Worker(ThreadWorker):
                 return keeps_alive
 
     def _is_wanted(self) -> bool:
-        """Whether this thread has better to do than wait: more connections want one than are."""
+        """Whether this thread has better to do than wait: as many are busy as there may be."""
         idle = len(self.keepalived_conns) + len(self.pending_conns)
         return not self.alive or self.nr_conns - idle >= self.cfg.threads
 

@@ -80,17 +80,13 @@ class Endpoint:
         # redirects, which would carry prompt and key to another host (requests strips
         # Authorization there, but not x-api-key).
         self.adapter = Adapter(pool_maxsize=settings.threads)
-        self.request = requests.Request(
-            "POST",
-            url,
-            headers={
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                "User-Agent": "chat-completions-gateway",
-                **{name: value for name, value in headers.items() if value is not None},
-            },
-        ).prepare()
-        self.headers = dict(self.request.headers)
+        self.url = url
+        self.headers = {
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            "User-Agent": "chat-completions-gateway",
+            **{name: value for name, value in headers.items() if value is not None},
+        }
 
     def complete(self, body: dict[str, Any], call: Call, read: Callable[[Any], T]) -> T:
         """What `read` makes of the provider's full answer to `body`, which is parsed JSON."""
@@ -112,12 +108,10 @@ class Endpoint:
                         if reader.is_done:
                             break
                 except WRONG_SHAPE:
-                    yield from filter(None, [events])
                     exchange.fail("sent an event of an unknown shape")
-                except ServiceError:
-                    yield from filter(None, [events])  # what came before is the caller's
-                    raise
-                yield from filter(None, [events])
+                finally:
+                    if events:  # what came before a failure is the caller's
+                        yield events
                 if reader.is_done:
                     exchange.finish()
                     return
@@ -218,7 +212,7 @@ class Exchange:
             silence_s = min(silence_s, settings.read_timeout_s)
         self._sending = in_this_thread.sending = Sending(self._call.watch, silence_s)
         request = requests.PreparedRequest()
-        request.method, request.url = "POST", self._endpoint.request.url
+        request.method, request.url = "POST", self._endpoint.url
         request.body = self._data
         # A plain dict: requests' own takes 10 us longer to copy and go through.
         headers = {**self._endpoint.headers, "Content-Length": str(len(self._data))}
