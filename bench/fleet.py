@@ -4,7 +4,6 @@ import ast
 import contextlib
 import http.client
 import json
-import os
 import subprocess
 import tempfile
 import time
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from bench.processes import Server, free_port
+from bench.processes import Server, free_port, inherited
 from bench.targets import PROJECT, Direct, Place, Service, Target
 
 START_SECONDS = 120.0  # the slowest peer needs a third of it
@@ -26,6 +25,14 @@ class Running:
     server: Server
     place: Place
     cold_start: float  # seconds from the start of its process to its first answer
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a start took: seconds to the first answer, and MiB once it is idle."""
+
+    cold_start: float
+    idle_mib: float
 
 
 class Fleet:
@@ -51,10 +58,11 @@ class Fleet:
         """The target, once it has given its first answer."""
         return self._start(target, free_port(), self.exits)
 
-    def cold_start(self, target: Target) -> float:
-        """Seconds to the first answer of another instance, which is stopped again."""
+    def start_alone(self, target: Target) -> Start:
+        """What a start of the target takes; it is stopped again."""
         with contextlib.ExitStack() as exits:
-            return self._start(target, free_port(), exits).cold_start
+            running = self._start(target, free_port(), exits)
+            return Start(running.cold_start, idle_memory(running.server))
 
     def _start(self, target: Target, port: int, exits: contextlib.ExitStack) -> Running:
         place = Place(port, self.upstream, Path(tempfile.mkdtemp(dir=self.folder)))
@@ -107,7 +115,7 @@ def service_settings() -> dict[str, object]:
     place = Place(free_port(), free_port(), PROJECT)
     printed = subprocess.run(
         [*Service().command(place), "--print-config"],
-        env={**os.environ, **Service().environment(place)},
+        env={**inherited(), **Service().environment(place)},
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -1,7 +1,7 @@
 """What a gateway takes on the disk: MiB and packages installed for it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +21,7 @@ class Footprint:
 def footprint(target: Target) -> Footprint | None:
     """The target's footprint; None where there is nothing to install."""
     if isinstance(target, Service):
-        return _of_distributions(_closure(_requirements(PROJECT / "requirements.txt")))
+        return _of_distributions(_pinned(PROJECT / "requirements.txt"))
     if isinstance(target, (LiteLLM, MLflow)) and target.program:
         return _of_environment(target.program)
     if isinstance(target, Portkey) and target.program:
@@ -29,27 +29,11 @@ def footprint(target: Target) -> Footprint | None:
     return None
 
 
-def _requirements(file: Path) -> list[str]:
-    lines = (line.strip() for line in file.read_text().splitlines())
-    return [line for line in lines if line and not line.startswith(("#", "-"))]
-
-
-def _closure(requirements: Iterable[str]) -> list[metadata.Distribution]:
-    """The installed distributions that these requirements bring with them."""
-    found: dict[str, metadata.Distribution] = {}
-    open_ends = list(requirements)
-    for requirement in open_ends:
-        if "extra ==" in requirement:
-            continue
-        name = _canonical(re.split(r"[^\w.-]", requirement, maxsplit=1)[0])
-        if name in found:
-            continue
-        try:
-            found[name] = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
-            continue  # only for another platform or Python
-        open_ends += found[name].requires or []
-    return list(found.values())
+def _pinned(file: Path) -> Iterator[metadata.Distribution]:
+    """What requirements.txt names; it pins all that comes along."""
+    for line in file.read_text().splitlines():
+        if "==" in line and not line.startswith("#"):
+            yield metadata.distribution(line.partition("==")[0])
 
 
 def _canonical(name: str) -> str:

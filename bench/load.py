@@ -161,7 +161,7 @@ class Caller(asyncio.Protocol):
         received += data
         if not self.saw_word and MARK in data:
             self.saw_word = True
-            self.run.first_words.append(time.perf_counter() - self.sent)
+            self.first_word = time.perf_counter() - self.sent
             self.run.stream_began()
         if not self.body_start and not self.read_head():
             return
@@ -194,6 +194,7 @@ class Caller(asyncio.Protocol):
             self.run.failed(fault)
         else:
             self.run.latencies.append(self.run.last_end - self.sent)
+            self.run.first_words.append(self.first_word)
         self.send()
 
     def fault(self, body: bytes) -> str | None:

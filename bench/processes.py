@@ -22,6 +22,11 @@ def free_port() -> int:
         return port
 
 
+def inherited() -> dict[str, str]:
+    """What every program needs of this one's environment: nothing that could set a gateway."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+
+
 class Server:
     """A command that was started, and the process tree below it."""
 
@@ -37,7 +42,7 @@ class Server:
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
-                env={**os.environ, **environment},
+                env={**inherited(), **environment},
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -56,12 +56,22 @@ def bounds(results: Results) -> list[str]:
     lines: list[str] = []
 
     def bound(what: str, value: float | None, most: float | None, least: bool = False) -> None:
-        if value is None or most is None:
+        if value is None:
+            return
+        if most is None:
+            lines.append(f"-       {what}: nothing to compare with")
             return
         held = value >= most if least else value <= most
         sign = "≥" if least else "≤"
         lines.append(f"{'held  ' if held else 'MISSED'}  {what}: {value:,.2f} ({sign} {most:,.2f})")
 
+    faults = sum(
+        sum(found.outcome.failures.values())
+        for (_scenario, _route, column), rounds in results.measurements.items()
+        if column == SERVICE
+        for found in rounds
+    )
+    bound("answers not as they should be", faults, 0)
     for route in ROUTES:
         cpu = cpu_per_request_ms(FULL)
         own, bare = cpu(results, SERVICE, route), cpu(results, PROTOTYPE, route)
@@ -93,6 +103,8 @@ def bounds(results: Results) -> list[str]:
             bound(f"{route}: first token p50, ms", first(results, SERVICE, route), direct + 20)
     intact = results.median(CROWD, "openai", SERVICE, lambda found: found.outcome.intact)
     bound("1000 streams at once: intact", intact, 1000, least=True)
+    at_once = results.median(CROWD, "openai", SERVICE, lambda found: found.outcome.at_once)
+    bound("1000 streams at once: open at one time", at_once, 1000, least=True)
     memory = results.median(CROWD, "openai", SERVICE, lambda found: found.peak_mib)
     bound("1000 streams at once: MiB in all", memory, 200)
     bound("idle memory, MiB", results.idle_mib.get(SERVICE), 60)

@@ -32,7 +32,7 @@ class Results:
     idle_mib: dict[str, float] = field(default_factory=dict)
     cold_start: dict[str, float] = field(default_factory=dict)
     footprints: dict[str, Footprint] = field(default_factory=dict)
-    parsing_ms: dict[str, float] = field(default_factory=dict)
+    parsing_ms: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, scenario: Scenario, route: str, column: str, found: Measurement) -> None:
         self.measurements.setdefault((scenario.name, route, column), []).append(found)
@@ -96,7 +96,7 @@ def cost_of_bytes(results: Results, route: str) -> float | None:
     if long is None or short is None or route not in results.parsing_ms:
         return None
     # Passing on costs something, though a noisy run has the prototype's 1 above its 500 messages.
-    return max(0.0, long - short) + results.parsing_ms[route]
+    return max(0.0, long - short) + median(results.parsing_ms[route])
 
 
 def long_talk_ratio(results: Results, column: str, route: str) -> float | None:

@@ -108,9 +108,9 @@ CROWD = Scenario(
     watch_memory=True,
     gateways_only=True,
 )
-SHORT_TALK = Scenario("talk-1", "full answers to 1 message", callers=8, seconds=1.0)
-LONG_TALK = Scenario(
-    "talk-500", f"full answers to {LONG} messages", callers=8, seconds=1.0, messages=LONG
+SHORT_TALK = Scenario("talk-1", "full answers to 1 message", callers=8, seconds=1.0, rounds=5)
+LONG_TALK = replace(
+    SHORT_TALK, name="talk-500", about=f"full answers to {LONG} messages", messages=LONG
 )
 WARM_UP = (replace(FULL, seconds=0.7), replace(FLAT_OUT, seconds=0.7))
 """Given to every gateway before anything is measured; some compile while they run."""

@@ -100,9 +100,6 @@ class Service(Target):
     name = "this service"
     about = "as gunicorn.conf.py starts it, two workers"
 
-    def installed(self) -> bool:
-        return (PROJECT / "app.py").exists()
-
     def command(self, place: Place) -> list[str]:
         return [str(SCRIPTS / "gunicorn"), "--bind", f"127.0.0.1:{place.port}"]
 
@@ -131,19 +128,19 @@ class Prototype(Direct):
     name = "prototype"
     about = "bare Flask route and Session.send, no contract: the yardstick"
 
-    def __init__(self, threads: int, keepalive: int) -> None:
-        self.threads = threads
-        self.keepalive = keepalive
+    def __init__(self, settings: Mapping[str, object]) -> None:
+        """`settings` are what gunicorn makes of the service's."""
+        self.settings = settings
 
     def command(self, place: Place) -> list[str]:
         options = {
             "--bind": f"127.0.0.1:{place.port}",
             "--worker-class": "gthread",
             "--workers": WORKERS,
-            "--threads": str(self.threads),
-            "--worker-connections": str(self.threads + 1000),
-            "--keep-alive": str(self.keepalive),
-            "--backlog": "2048",
+            "--threads": str(self.settings["threads"]),
+            "--worker-connections": str(self.settings["worker_connections"]),
+            "--keep-alive": str(self.settings["keepalive"]),
+            "--backlog": str(self.settings["backlog"]),
             "--pythonpath": str(PROJECT),
         }
         flags = [part for pair in options.items() for part in pair]
