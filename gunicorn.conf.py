@@ -13,10 +13,10 @@ logger_class = Logger
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
 # gthread, by bench/ on 2 cores: its threads start as they are needed, so 1000 a worker cost nothing
-# idle, and 1000 streams at once are intact in less than 200 MiB. The sync worker carries no streams.
+# idle, and 1000 streams at once stay below 200 MiB in all. The sync worker carries no streams.
 # gevent took a fifth to a third less CPU for a bare prototype (40 streams: 3.8 against 5.1 s per
-# 1000), but it monkey-patches, and the watchdog's shutdown() does not wake its readers. More than 2
-# workers on 2 cores only add memory.
+# 1000), but it monkey-patches, and the watchdog's shutdown() does not wake its readers. More than
+# 2 workers on 2 cores only add memory.
 threads = settings.threads
 # Connections that wait for their first bytes, idle or are being closed hold no thread, so there
 # may be many more of them; at or below `threads`, gunicorn would switch keep-alive off.
