@@ -16,13 +16,7 @@ from tests.inprocess import (
     post,
     streamed,
 )
-from tests.upstream import (
-    anthropic_events,
-    anthropic_message,
-    openai_completion,
-    openai_events,
-    sse,
-)
+from tests.upstream import anthropic_message, joined, openai_completion, sse, wire_of
 
 MODELS = pytest.mark.parametrize("model", [CLAUDE, GPT])
 URL = {CLAUDE: ANTHROPIC_URL, GPT: OPENAI_URL}
@@ -31,10 +25,6 @@ HALF, OTHER_HALF, EMOJI = "\ud83d", "\ude00", "\U0001f600"
 
 def full(model: str, text: str) -> dict[str, Any]:
     return anthropic_message(text) if model == CLAUDE else openai_completion(text)
-
-
-def parts(model: str, *texts: str) -> list[Any]:
-    return list((anthropic_events if model == CLAUDE else openai_events)(texts))
 
 
 @MODELS
@@ -63,7 +53,7 @@ def test_half_a_surrogate_pair_in_a_name_is_replaced(
 def test_a_surrogate_pair_in_two_chunks_goes_out_as_it_came(
     model: str, wire: responses.RequestsMock
 ) -> None:
-    out = lines(streamed(wire, URL[model], parts(model, f"Hi {HALF}", OTHER_HALF)))
+    out = lines(streamed(wire, URL[model], wire_of(model, f"Hi {HALF}", OTHER_HALF)))
     assert out[-1] == "data: [DONE]"
     text = text_of(out)
     assert text.encode("utf-16", "surrogatepass").decode("utf-16") == f"Hi {EMOJI}"
@@ -98,7 +88,7 @@ def test_the_cap_on_answers_counts_the_bytes_of_a_stream(
 ) -> None:
     whole = character * (1000 // len(character.encode()))
     for text, is_whole in ((whole, True), (whole + "x", False)):
-        body = b"".join(part for part in parts(GPT, text) if isinstance(part, bytes))
+        body = joined(wire_of(GPT, text))
         wire.post(OPENAI_URL, body=body, content_type="text/event-stream")
         out = lines(post(client(MAX_ANSWER_BYTES="1000"), ask(stream=True)))
         assert (out[-1] == "data: [DONE]") is is_whole

@@ -6,19 +6,24 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import providers
 import watchdog
-from providers.base import Call, ChatRequest, Finish
+from providers import transport
+from providers.base import Call, ChatRequest, Finish, Provider
 from settings import Settings
 from tests.conftest import CLAUDE, GPT, Service, ask, pointed_at, serve
 from tests.upstream import (
+    CHUNKED,
     CUT,
     Reply,
     Upstream,
     endless,
+    in_chunks,
+    joined,
     openai_chunk,
     openai_completion,
     openai_events,
@@ -233,14 +238,32 @@ def test_a_provider_that_never_stops_is_cut_off(service: Service, provider: Upst
     assert provider.received[0].gone.wait(2)
 
 
+def prepared(upstream: Upstream) -> tuple[Provider, dict[str, Any]]:
+    """OpenAI's side of the service, in this process, and a body for it to send."""
+    provider = providers.connect(Settings.read(pointed_at(upstream)))[GPT]
+    request = ChatRequest(GPT, [{"role": "user", "content": "Hi"}], 1.0, None)
+    return provider, provider.prepare(request).body
+
+
+def test_the_end_of_a_body_is_waited_for_so_that_its_connection_is_used_again(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "END_OF_BODY_S", 10)  # as long as a busy machine may take
+    provider, body = prepared(upstream)
+    end = b"0\r\n\r\n"
+    whole = in_chunks(*openai_events(["Hello"])).removesuffix(end)
+    for _ in range(3):
+        upstream.replies.append(raw(CHUNKED + whole, 0.02, end))
+        batches = list(provider.stream(body, Call(watchdog.watch(None, 60))))
+        assert isinstance(batches[-1][-1], Finish)
+    assert upstream.connections == 1
+
+
 def test_a_stream_of_a_known_length_leaves_its_connection_alone_once_another_call_has_it(
     upstream: Upstream,
 ) -> None:
-    settings = Settings.read(pointed_at(upstream))
-    provider = providers.connect(settings)[GPT]
-    request = ChatRequest(GPT, [{"role": "user", "content": "Hi"}], 1.0, None)
-    body = provider.prepare(request).body
-    whole = b"".join(part for part in openai_events(["Hello"]) if isinstance(part, bytes))
+    provider, body = prepared(upstream)
+    whole = joined(openai_events(["Hello"]))
     upstream.replies.append(raw(HEAD + b"content-length: %d\r\n\r\n" % len(whole), whole))
     upstream.replies.append(say("Hel", 0.3, "lo", 0.3, "!"))
     first = provider.stream(body, Call(watchdog.watch(None, 60)))

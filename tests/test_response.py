@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.response import MAX_LINE_BYTES, ChunkedDecoder, ProviderResponse
+from tests.upstream import CHUNKED, in_chunks
 
-HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 BODY = (
     b"5\r\nHello\r\n"
     b"000009\r\n\r\nlo\r\n5\r\n\r\n"  # content that looks like framing
@@ -51,7 +51,7 @@ class Pieces(io.RawIOBase):
 
 def answer(*pieces: bytes) -> ProviderResponse:
     """An answer whose head has been read."""
-    begun = ProviderResponse(Wire(HEAD, *pieces))
+    begun = ProviderResponse(Wire(CHUNKED, *pieces))
     begun.begin()
     return begun
 
@@ -65,7 +65,7 @@ def reads(*pieces: bytes) -> list[bytes]:
 
 
 def as_http_client_reads_it(body: bytes) -> bytes:
-    begun = HTTPResponse(Wire(HEAD + body))
+    begun = HTTPResponse(Wire(CHUNKED + body))
     begun.begin()
     return begun.read()
 
@@ -99,7 +99,7 @@ def test_no_more_is_read_than_was_asked_for() -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=20), st.data())
 def test_it_reads_what_http_client_reads(chunks: list[bytes], data: st.DataObject) -> None:
-    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    body = in_chunks(*chunks)
     places = st.integers(min_value=0, max_value=len(body))
     cuts = sorted({0, len(body), *data.draw(st.lists(places, max_size=10))})
     content = b"".join(reads(*(body[a:b] for a, b in pairwise(cuts))))
@@ -157,7 +157,7 @@ def test_what_is_not_chunked_is_refused(body: bytes) -> None:
 
 
 def test_what_came_before_a_fault_is_read_first() -> None:
-    wire = Wire(HEAD + b"3\r\nabc\r\nzz\r\n", b"0\r\n\r\n")
+    wire = Wire(CHUNKED + b"3\r\nabc\r\nzz\r\n", b"0\r\n\r\n")
     begun = ProviderResponse(wire)
     begun.begin()
     assert begun.read1(65_536) == b"abc"
@@ -173,6 +173,6 @@ def test_a_size_may_be_written_in_any_way(size: bytes) -> None:
 
 def test_interim_answers_are_passed_over() -> None:
     interim = b"HTTP/1.1 %d Soon\r\nlink: <x>\r\n\r\n"
-    begun = ProviderResponse(Wire(interim % 100, interim % 103, interim % 102, HEAD, BODY))
+    begun = ProviderResponse(Wire(interim % 100, interim % 103, interim % 102, CHUNKED, BODY))
     begun.begin()
     assert (begun.status, begun.headers["link"], begun.read1(65_536)) == (200, None, CONTENT)

@@ -10,35 +10,26 @@ import requests
 
 from tests.conftest import CLAUDE, GPT, Service, ask, chunks, text_of
 from tests.upstream import (
+    CHUNKED,
     CUT,
     RESET,
     STALL,
     Part,
     Reply,
     Upstream,
-    anthropic_events,
     body,
     events,
     in_chunks,
-    openai_events,
+    joined,
     raw,
     refuse,
     say,
     sse,
+    wire_of,
 )
 
 MODELS = pytest.mark.parametrize("model", [CLAUDE, GPT])
-CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 PROMPT_TOKENS = {CLAUDE: 15, GPT: 10}
-
-
-def wire_of(model: str, *parts: Part | str) -> list[Part]:
-    """What the model's provider streams around these texts, event by event."""
-    return list((anthropic_events if model == CLAUDE else openai_events)(parts))
-
-
-def joined(parts: list[Part]) -> bytes:
-    return b"".join(part for part in parts if isinstance(part, bytes))
 
 
 class Reading:
@@ -354,15 +345,15 @@ def test_a_body_after_a_failed_stream_is_whole_so_that_the_connection_goes_on(
 def test_a_connection_to_the_provider_is_used_again_after_a_stream(
     model: str, service: Service, provider: Upstream
 ) -> None:
-    end = b"0\r\n\r\n"
-    whole = in_chunks(*wire_of(model, "Hello")).removesuffix(end)
-    assert service.post(ask(model)).status_code == 200
+    whole = raw(CHUNKED + in_chunks(*wire_of(model, "Hello")))
+    provider.replies.append(whole)
+    assert service.stream(ask(model))[-1] == "data: [DONE]"
     before = provider.connections
-    for _ in range(4):
-        provider.replies.append(raw(CHUNKED + whole, 0.02, end))
-        assert service.stream(ask(model))[-1] == "data: [DONE]"
-    # The end of a body is waited for, but not long: on a busy machine it may once come too late.
-    assert provider.connections <= before + 1
+    for _ in range(3):
+        provider.replies.append(whole)
+        service.stream(ask(model))
+        assert service.post(ask(model)).status_code == 200
+    assert provider.connections == before
 
 
 @MODELS

@@ -8,9 +8,8 @@ import pytest
 import trustme
 
 from tests.conftest import CLAUDE, GPT, Service, ask, pointed_at, text_of
-from tests.upstream import Upstream, in_chunks, openai_events, raw, say
+from tests.upstream import CHUNKED, Upstream, in_chunks, openai_events, raw, say
 
-HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 # What one read of the service takes.
 READ_BYTES = 8192
 
@@ -64,10 +63,12 @@ def test_what_was_decrypted_behind_an_answer_is_not_the_next_caller_s(
     service: Service, upstream: Upstream
 ) -> None:
     asked_for = in_chunks(b":" + b"p" * 6000 + b"\n\n", *openai_events(["for A"]))
-    padding = READ_BYTES - len(HEAD + asked_for) - len(b"400\r\n" + b"\r\n")
+    padding = READ_BYTES - len(CHUNKED + asked_for) - len(b"400\r\n" + b"\r\n")
     asked_for = b"%x\r\n%b\r\n" % (padding, b":" + b"p" * (padding - 3) + b"\n\n") + asked_for
-    assert len(HEAD + asked_for) == READ_BYTES
-    upstream.replies.append(raw(HEAD + asked_for + HEAD + in_chunks(*openai_events(["nobody's"]))))
+    assert len(CHUNKED + asked_for) == READ_BYTES
+    upstream.replies.append(
+        raw(CHUNKED + asked_for + CHUNKED + in_chunks(*openai_events(["nobody's"])))
+    )
     assert text_of(service.stream(ask())) == "for A"
     upstream.default = say("for B")
     assert text_of(service.stream(ask())) == "for B"

@@ -109,6 +109,10 @@ def endless(head: bytes, *pieces: Part) -> Reply:
     return Reply(itertools.chain([head], itertools.cycle(pieces)), 0, {}, True, False)
 
 
+# The head of an answer whose body is what in_chunks() makes.
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
 def in_chunks(*parts: Part) -> bytes:
     """What of these is bytes, each in an HTTP chunk of its own, and the end of the body."""
     pieces = [part for part in parts if isinstance(part, bytes)] + [b""]
@@ -229,6 +233,15 @@ def openai_completion(text: str) -> dict[str, Any]:
             "prompt_tokens_details": {"cached_tokens": 0},
         },
     }
+
+
+def wire_of(model: str, *parts: Part | str) -> list[Part]:
+    """What the model's provider streams around these texts, event by event."""
+    return list((anthropic_events if model.startswith("claude") else openai_events)(parts))
+
+
+def joined(parts: Iterable[Part]) -> bytes:
+    return b"".join(part for part in parts if isinstance(part, bytes))
 
 
 class Upstream:
