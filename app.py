@@ -13,16 +13,14 @@ from urllib.parse import quote
 from flask import Blueprint, Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-import answers
-import errors
 import reference
 import schemas
-import usage
-import watchdog
-from chat import ChatCall, ChatService, wants_usage
-from errors import CallerLeft, ServiceError
-from settings import Caller, Settings, load
-from usage_table import usage_command
+from chat import answers
+from chat.call import ChatCall, ChatService, wants_usage
+from core import errors, records, watchdog
+from core.errors import CallerLeft, ServiceError
+from core.settings import Caller, Settings, load
+from usage.table import usage_command
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -86,7 +84,7 @@ def healthz() -> Response:
 def admit() -> None:
     """Everything but PUBLIC is for known callers only, before a byte of the body is read."""
     asked = request.environ.get("HTTP_X_REQUEST_ID", "")
-    g.request_id = asked if _REQUEST_ID.fullmatch(asked) else usage.new_request_id()
+    g.request_id = asked if _REQUEST_ID.fullmatch(asked) else records.new_request_id()
     if request.endpoint not in PUBLIC:
         g.caller = _caller()
 
@@ -98,7 +96,7 @@ def fail(error: Exception) -> Response:
         return ServiceResponse(status=499)  # nginx's word for it; nobody reads this
     failure = error if isinstance(error, ServiceError) else _service_error(error)
     if failure is not error and failure.kind is errors.INTERNAL_ERROR:
-        usage.log_crash(g.request_id, error)
+        records.log_crash(g.request_id, error)
     response = _error_response(failure)
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
@@ -224,6 +222,3 @@ def _json(document: dict[str, Any], status: int = 200) -> ServiceResponse:
     # Some clients show developers nothing but the reason phrase; werkzeug would shout it.
     line = f"{status} {HTTPStatus(status).phrase}"
     return ServiceResponse(json.dumps(document), line, mimetype="application/json")
-
-
-app = create_app()

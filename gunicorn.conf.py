@@ -5,9 +5,12 @@ import os
 import resource
 from typing import Any
 
-from worker import Logger, Worker, block_stop_signals, settings
+from core.settings import load
+from server.worker import Logger, Worker, block_stop_signals
 
-wsgi_app = "app:app"
+settings = load()
+
+wsgi_app = "app:create_app()"
 worker_class = Worker
 logger_class = Logger
 bind = f"0.0.0.0:{settings.port}"

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
+from core.settings import Settings
 from providers.anthropic import Anthropic
 from providers.base import Provider
 from providers.offline import Offline
 from providers.openai import OpenAI
-from settings import Settings
 
 PROVIDER_OF = {
     "claude-sonnet-4-6": Anthropic.name,

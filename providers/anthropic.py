@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import errors
-from errors import ServiceError
+from core import errors
+from core.errors import ServiceError
+from core.settings import Settings
 from providers.base import (
     Answer,
     Beat,
@@ -24,8 +25,7 @@ from providers.base import (
     count,
     text,
 )
-from providers.transport import Endpoint, Exchange, StreamReader
-from settings import Settings
+from providers.http.transport import Endpoint, Exchange, StreamReader
 
 # The last version that takes `temperature`: 2026-10-21 answers 400 to it.
 VERSION = "2023-06-01"

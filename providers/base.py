@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from watchdog import Watch
+from core.watchdog import Watch
 
 
 @dataclass(frozen=True, slots=True)

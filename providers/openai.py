@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from core.settings import Settings
 from providers.base import (
     Answer,
     Call,
@@ -21,8 +22,7 @@ from providers.base import (
     count,
     text,
 )
-from providers.transport import Endpoint, Exchange, StreamReader
-from settings import Settings
+from providers.http.transport import Endpoint, Exchange, StreamReader
 
 
 class OpenAI(Provider):

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app import create_app
-from settings import Settings
+from core.settings import Settings
 from tests.conftest import ANTHROPIC_KEY, BOUND_TOKEN, CLAUDE, OPENAI_KEY, TOKEN, ask
 from tests.upstream import sse
 

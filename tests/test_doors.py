@@ -7,7 +7,8 @@ import providers
 import schemas
 from tests.conftest import ROOT
 
-PRODUCT = ("*.py", "providers/*.py", "schemas/*.py")
+FOLDERS = ("core", "schemas", "providers", "providers/http", "chat", "server", "reference", "usage")
+PRODUCT = ("*.py", *(f"{folder}/*.py" for folder in FOLDERS))
 HTTP = {"requests", "urllib3", "http.client", "httpx", "aiohttp"}
 
 
@@ -46,9 +47,9 @@ def test_only_the_routes_know_flask() -> None:
 
 
 def test_only_the_transport_knows_http_clients() -> None:
-    assert importers("requests") == {"providers.transport", "providers.connections"}
+    assert importers("requests") == {"providers.http.transport", "providers.http.connections"}
     # Nothing is sent in these: urllib3 parses Retry-After, and http.client's answer is read.
-    reading = {"providers.failures", "providers.response"}
+    reading = {"providers.http.failures", "providers.http.response"}
     assert importers(*HTTP) <= importers("requests") | reading
 
 
@@ -61,7 +62,7 @@ def test_only_the_settings_read_the_environment() -> None:
         and isinstance(node.value, ast.Name)
         and node.value.id == "os"
     }
-    assert reading == {"settings"}
+    assert reading == {"core.settings"}
     assert not any("os.environ" in imports(path) for path in sources().values())
 
 
@@ -71,7 +72,7 @@ def test_only_the_schemas_know_the_validators() -> None:
 
 def test_providers_know_no_more_than_they_may() -> None:
     own = set(sources())
-    allowed = {"errors", "settings", "watchdog", "providers"}
+    allowed = {"core", "providers"}
     for name, path in sources().items():
         if name.startswith("providers"):
             known = {found for found in imports(path) if found.split(".")[0] in own}

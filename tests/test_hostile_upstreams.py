@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import providers
-import watchdog
-from providers import transport
+from core import watchdog
+from core.settings import Settings
 from providers.base import Call, ChatRequest, Finish, Provider
-from settings import Settings
+from providers.http import transport
 from tests.conftest import CLAUDE, GPT, Service, ask, pointed_at, serve
 from tests.upstream import (
     CHUNKED,

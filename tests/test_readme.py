@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import errors
-from settings import Settings
+from core import errors
+from core.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

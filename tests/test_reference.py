@@ -15,10 +15,10 @@ import pytest
 import requests
 from openai import OpenAI
 
-import errors
 import providers
 import reference
 import schemas
+from core import errors
 from tests.conftest import ROOT
 
 OPENAI_NODE_VERSION = "7.57.0"

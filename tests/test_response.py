@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.response import MAX_LINE_BYTES, ChunkedDecoder, ProviderResponse
+from providers.http.response import MAX_LINE_BYTES, ChunkedDecoder, ProviderResponse
 from tests.upstream import CHUNKED, in_chunks
 
 BODY = (

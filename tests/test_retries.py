@@ -7,8 +7,8 @@ from email.utils import formatdate
 
 import pytest
 
-from providers import failures
-from providers.failures import RetryBudget
+from providers.http import failures
+from providers.http.failures import RetryBudget
 from tests.conftest import CLAUDE, GPT, Service, ask, pointed_at, serve, text_of
 from tests.upstream import CUT, RESET, STALL, Reply, Upstream, raw, refuse, say
 

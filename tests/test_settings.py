@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from settings import Caller, Settings
+from core.settings import Caller, Settings
 from tests.conftest import ROOT, Service
 
 NAMES = [field.metadata["name"] for field in dataclasses.fields(Settings)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.sse import MAX_EVENT_BYTES, Decoder, EventTooLong
+from providers.http.sse import MAX_EVENT_BYTES, Decoder, EventTooLong
 
 SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
 NASTY = (

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import responses
 
-import answers
 import schemas
-import usage
+from chat import answers
+from core import records
 from providers.offline import Offline
 from tests.conftest import (
     ANTHROPIC_KEY,
@@ -55,7 +55,7 @@ CANARY = "the-canary-that-nobody-may-write-down"
 def written(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Every line that the service in this process writes from now on."""
     lines: list[dict[str, Any]] = []
-    monkeypatch.setattr(usage, "_write", lambda line: lines.append(json.loads(line)))
+    monkeypatch.setattr(records, "_write", lambda line: lines.append(json.loads(line)))
     return lines
 
 
@@ -297,7 +297,7 @@ def test_a_giant_name_makes_a_line_that_a_pipe_takes_in_one_piece(
 ) -> None:
     post(offline(), ask(brand_id="漢" * 100_000, requested_by="\U0001f600" * 100_000))
     name = "\U0001f600" * 1000
-    record = usage.Record(
+    record = records.Record(
         "r" * 128, name, "openai", ask(GPT, brand_id=name, requested_by=name, stream=True)
     )
     record.note(answered_model=name, finish_reason=name, provider_request_id="p" * 128)
@@ -409,14 +409,14 @@ def test_a_crash_after_validation_still_leaves_its_record(
 ) -> None:
     monkeypatch.setattr(Offline, "complete", lambda *_: 1 / 0)
     post(offline(), ask())
-    records = [line for line in written if line["event"] == "usage"]
-    assert [(line["status"], line["code"]) for line in records] == [("error", "internal_error")]
+    usage = [line for line in written if line["event"] == "usage"]
+    assert [(line["status"], line["code"]) for line in usage] == [("error", "internal_error")]
 
 
 def test_a_call_does_not_fail_when_nobody_takes_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
     nobody, pipe = os.pipe()
     os.close(nobody)
-    monkeypatch.setattr(usage, "_STDOUT", pipe)
+    monkeypatch.setattr(records, "_STDOUT", pipe)
     assert post(offline(), ask()).status_code == 200
     os.close(pipe)
 

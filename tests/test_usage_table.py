@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import providers
-from usage_table import PRICES, cost_of, usage_command, usage_records, usage_table
+from usage.table import PRICES, cost_of, usage_command, usage_records, usage_table
 
 
 def a_record(**changes: Any) -> dict[str, Any]:

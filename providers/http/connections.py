@@ -12,8 +12,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from providers.response import ProviderResponse
-from watchdog import Watch, shut_down
+from core.watchdog import Watch, shut_down
+from providers.http.response import ProviderResponse
 
 # A provider that vanished without a word is noticed after 2 minutes, though a full answer may
 # rightly be silent for much longer.

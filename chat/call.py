@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-import answers
-import errors
 import providers
 import schemas
-import usage
-import watchdog
-from errors import CallerLeft, ServiceError
+from chat import answers
+from core import errors, records, watchdog
+from core.errors import CallerLeft, ServiceError
+from core.settings import Caller, Settings
 from providers.base import Call, ChatRequest, EventStream, Finish, Start
-from settings import Caller, Settings
 
 
 class ChatService:
@@ -48,7 +46,7 @@ class ChatCall:
         self._caller = caller
         self._provider = service.providers[request["model"]]
         self._call = Call(watchdog.watch(caller_socket, timeout_s))
-        self._record = usage.Record(request_id, caller.name, self._provider.name, request)
+        self._record = records.Record(request_id, caller.name, self._provider.name, request)
         self._body: dict[str, Any] = {}
         self._has_slot = False
         self._batches: EventStream | None = None
@@ -163,7 +161,7 @@ class ChatCall:
             self._write_record("error", error.kind.code)
             raise
         except Exception as crash:
-            usage.log_crash(self._record.request_id, crash)
+            records.log_crash(self._record.request_id, crash)
             self._write_record("error", errors.INTERNAL_ERROR.code)
             raise ServiceError(errors.INTERNAL_ERROR, "An unexpected error.") from None
 

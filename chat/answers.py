@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-import errors
 import schemas
-from errors import ServiceError
+from core import errors
+from core.errors import ServiceError
 from providers.base import Answer, Beat, Event, Finish, Start, Usage
 
 MEDIA_TYPE = "text/event-stream"

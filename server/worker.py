@@ -23,12 +23,8 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.instrument.statsd import Statsd
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
-import errors
-import usage
-import watchdog
-from settings import load
-
-settings = load()
+from core import errors, records, watchdog
+from core.settings import load
 
 # A request's line and headers in all: gunicorn looks through all of them again whenever some come.
 MAX_HEAD_BYTES = 65_536
@@ -65,7 +61,7 @@ class Logger(Statsd):
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         error = sys.exc_info()[1]
         if error is not None:
-            usage.log_crash("", error)
+            records.log_crash("", error)
 
 
 class Head(Request):
@@ -143,6 +139,10 @@ class Worker(ThreadWorker):
 
     cpu: int | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings = load()
+
     def init_process(self) -> None:
         if self.cpu is not None:
             os.sched_setaffinity(0, {self.cpu})
@@ -169,13 +169,13 @@ class Worker(ThreadWorker):
         self.nr_conns += 1
         conn = Connection(self.cfg, sock, address, listener.getsockname())
         conn.parser = Parser(self.cfg, sock, address)
-        self._poll(conn, settings.arrival_timeout_s, self.on_pending_socket_readable)
+        self._poll(conn, self.settings.arrival_timeout_s, self.on_pending_socket_readable)
         return True
 
     def handle(self, conn: Connection) -> Any:
         """Whether the connection stays open, after one request or several in quick succession."""
         while True:
-            with watchdog.watch_arrival(conn.sock, settings.arrival_timeout_s) as conn.arrival:
+            with watchdog.watch_arrival(conn.sock, self.settings.arrival_timeout_s) as conn.arrival:
                 keeps_alive = super().handle(conn)
             if keeps_alive is not True or self._is_wanted() or not conn.has_more(NEXT_REQUEST_S):
                 return keeps_alive
@@ -191,7 +191,7 @@ class Worker(ThreadWorker):
             return
         # gunicorn would now wait for the peer in its main loop, for up to 2 s, and all other
         # connections with it. In the poller, it costs neither them nor a thread.
-        linger_s = settings.arrival_timeout_s if self.alive else STOP_KEEPALIVE_LINGER
+        linger_s = self.settings.arrival_timeout_s if self.alive else STOP_KEEPALIVE_LINGER
         try:
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
@@ -227,12 +227,12 @@ class Worker(ThreadWorker):
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer what gunicorn itself refuses, in the contract's shape and logged without words."""
-        request_id = usage.new_request_id()
+        request_id = records.new_request_id()
         kind = _kind_of(exc)
         if kind is errors.INTERNAL_ERROR:
-            usage.log_crash(request_id, exc)
+            records.log_crash(request_id, exc)
         else:
-            usage.log("refused", request_id=request_id, code=kind.code, type=type(exc).__name__)
+            records.log("refused", request_id=request_id, code=kind.code, type=type(exc).__name__)
         body = json.dumps({"error": kind.code, "message": kind.remedy}).encode()
         head = (
             f"HTTP/1.1 {kind.status} {HTTPStatus(kind.status).phrase}\r\n"
@@ -260,7 +260,8 @@ class Worker(ThreadWorker):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         if self.alive:  # a second SIGTERM puts nothing off
-            watchdog.stop_at(time.monotonic() + max(0, settings.grace_timeout_s - LAST_WORDS_S))
+            grace_s = self.settings.grace_timeout_s - LAST_WORDS_S
+            watchdog.stop_at(time.monotonic() + max(0, grace_s))
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
-import errors
-from errors import Kind
+from core import errors
+from core.errors import Kind
 
 MAX_QUOTE_CHARACTERS = 300
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, render_template, request, send_from_directory
 
-import errors
 import providers
 import schemas
+from core import errors
 
 blueprint = Blueprint("reference", __name__, template_folder="templates")
 
@@ -124,7 +124,7 @@ def models() -> Response:
 @blueprint.get("/static/<name>", provide_automatic_options=False)
 def static(name: str) -> Response:
     """A file of the page, whole: Flask's own route has 412 and 416 in HTML for conditions."""
-    return send_from_directory("static", name, conditional=False)
+    return send_from_directory(Path(__file__).with_name("static"), name, conditional=False)
 
 
 @blueprint.get("/", provide_automatic_options=False)

@@ -14,11 +14,13 @@ import requests
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
-import errors
-from errors import CallerLeft, Kind, ServiceError
+from core import errors
+from core.errors import CallerLeft, Kind, ServiceError
+from core.settings import Settings
+from core.watchdog import Cause
 from providers.base import Call, Event, EventStream
-from providers.connections import Adapter, Sending, in_this_thread
-from providers.failures import (
+from providers.http.connections import Adapter, Sending, in_this_thread
+from providers.http.failures import (
     RETRYABLE_STATUSES,
     ErrorObject,
     Failure,
@@ -26,9 +28,7 @@ from providers.failures import (
     kind_of_status,
     retry_after_s,
 )
-from providers.sse import Decoder, EventTooLong
-from settings import Settings
-from watchdog import Cause
+from providers.http.sse import Decoder, EventTooLong
 
 MAX_ATTEMPTS = 3
 # A longer wait is the caller's to decide on: SDKs honour the Retry-After that is passed on.

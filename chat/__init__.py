@@ -1,0 +1,1 @@
+"""One chat completion: from a valid request to its answer in OpenAI's form and its usage record."""

@@ -1,0 +1,1 @@
+"""What every room may know: settings, errors, the log's lines, time limits, and who gets in."""

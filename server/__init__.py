@@ -1,0 +1,1 @@
+"""gunicorn's threaded worker, hardened: all that reaches into gunicorn stands in this folder."""

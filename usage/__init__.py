@@ -1,0 +1,1 @@
+"""What calls took and cost: `flask usage` and the price list."""
