@@ -1,11 +1,9 @@
 """The service's HTTP: who gets in, the routes, and one shape for every error."""
 
-import hmac
 import json
 import re
 import socket
 import sys
-from hashlib import sha256
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -18,8 +16,9 @@ import schemas
 from chat import answers
 from chat.call import ChatCall, ChatService, wants_usage
 from core import errors, records, watchdog
+from core.access import Caller, identify
 from core.errors import CallerLeft, ServiceError
-from core.settings import Caller, Settings, load
+from core.settings import Settings, load
 from usage.table import usage_command
 
 if TYPE_CHECKING:
@@ -126,15 +125,11 @@ def _service() -> ChatService:
 def _caller() -> Caller:
     """Who sent the request; raises for a token that is missing or not known."""
     header = request.environ.get("HTTP_AUTHORIZATION", "")
-    scheme, _, token = header.partition(" ")
-    # WSGI hands headers over as latin-1. No strip(): it would eat a U+00A0 of the token.
-    digest = sha256(token.lstrip(" ").encode("latin-1", "replace")).digest()
-    callers = _service().settings.access_tokens
-    known = [c for c in callers if hmac.compare_digest(c.token_sha256, digest)]
-    if scheme.lower() != "bearer" or not known:
+    caller = identify(header, _service().settings.access_tokens)
+    if caller is None:
         text = "The Authorization header must be `Bearer TOKEN`, with a token this service knows."
         raise ServiceError(errors.UNAUTHORIZED, text)
-    return known[0]
+    return caller
 
 
 def _read_request(settings: Settings, caller_socket: socket.socket | None) -> dict[str, Any]:

@@ -67,13 +67,15 @@ class Chunks:
         match event:
             case str():
                 return self._text(event) if event else ""
-            case Beat.PING:
+            case Beat():
                 return PING
             case Start():
                 self.start = event
                 # Only the text differs from one chunk of text to the next.
                 self._around_text = self._chunk({"content": _TEXT}).rsplit(json.dumps(_TEXT), 1)
                 return self._chunk({"role": "assistant", "content": ""})
+            case Usage():
+                return ""
             case Finish():
                 return self._end(event)
 

@@ -11,8 +11,9 @@ import providers
 import schemas
 from chat import answers
 from core import errors, records, watchdog
+from core.access import Caller
 from core.errors import CallerLeft, ServiceError
-from core.settings import Caller, Settings
+from core.settings import Settings
 from providers.base import Call, ChatRequest, EventStream, Finish, Start
 
 

@@ -8,19 +8,9 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
+from core.access import Caller
+
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who may call: a name for the records, the token's SHA-256, and its brands (None: all)."""
-
-    name: str
-    token_sha256: bytes
-    brands: frozenset[str] | None
-
-    def may_use(self, brand_id: str) -> bool:
-        return self.brands is None or brand_id in self.brands
 
 
 # Each parser below takes a variable's text and raises ValueError for what it cannot be.

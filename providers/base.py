@@ -32,23 +32,38 @@ class Prepared:
 
 @dataclass(slots=True)
 class Call:
-    """One call on its way: what may cut it short, and what became of it upstream."""
+    """One call on its way: what may cut it short, who asks, and what became of it upstream.
+
+    `adjusted` has the parameters that were left out or changed for the provider; `cause` says in a
+    word why the last attempt failed (`dns`, `refused`, `tls`, `timeout`, …).
+    """
 
     watch: Watch
+    caller: str = ""
+    request_id: str = ""
     attempts: int = 0
     provider_request_id: str | None = None
+    upstream_status: int | None = None
+    cause: str | None = None
+    adjusted: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the provider counted them; `cached_tokens` is part of `prompt_tokens`."""
+    """Tokens as the provider counted them; None for what it has not said.
 
-    prompt_tokens: int
-    completion_tokens: int
+    `cached_tokens` are part of `prompt_tokens`, `reasoning_tokens` of `completion_tokens`.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
     @property
-    def total_tokens(self) -> int:
+    def total_tokens(self) -> int | None:
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
         return self.prompt_tokens + self.completion_tokens
 
 
@@ -84,9 +99,10 @@ class Beat(enum.Enum):
     PING = enum.auto()
 
 
-# What a stream is made of, in this order: one Start, any number of texts (plain str) and
-# pings, one Finish. They come in lists: all that one read brought.
-Event = Start | str | Beat | Finish
+# What a stream is made of, in this order: one Start, any number of texts (plain str), one Finish.
+# Beats come anywhere, also first; a Usage tells what is known of it before the end, and is
+# overridden by the next. They come in lists: all that one read brought.
+Event = Start | str | Beat | Usage | Finish
 # Closing it ends the upstream request.
 EventStream = Generator[list[Event], None, None]
 

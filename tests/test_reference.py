@@ -173,7 +173,10 @@ def test_the_page_s_files_come_whole_whatever_the_condition(
 ) -> None:
     address = offline_service.url + "/static/reference.js"
     answer = requests.get(address, headers=condition, timeout=10)
-    assert (answer.status_code, answer.text) == (200, (ROOT / "static/reference.js").read_text())
+    assert (answer.status_code, answer.text) == (
+        200,
+        (ROOT / "reference/static/reference.js").read_text(),
+    )
 
 
 @pytest.mark.parametrize("name", ["x", "../app.py", "..%2fapp.py", "%2e%2e/app.py", "x/y", ""])
