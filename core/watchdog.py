@@ -1,4 +1,4 @@
-"""One thread a process that cuts short what would otherwise wait too long.
+"""One thread a process that ends what would otherwise wait too long.
 
 A blocking read cannot look at a clock or at another socket, so this thread does it for all of
 them: it ends a call when its time is up, when its caller has left, or when the process stops,
@@ -12,15 +12,15 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+from core import records
+
 INTERVAL_S = 0.2
-# How long an ended call may take to say goodbye before its caller's socket is shut down as
+# How long an ended call may take to send its error before its caller's socket is shut down as
 # well: a caller who stopped reading blocks our write for ever (gunicorn #3155).
-GOODBYE_S = 2.0
-# Linux tells of a half-closed peer with this event; elsewhere only a full hang-up is seen.
-_HANG_UP = getattr(select, "POLLRDHUP", 0)
+ERROR_TIMEOUT_S = 2.0
 
 
 class Cause(enum.Enum):
@@ -32,18 +32,18 @@ class Cause(enum.Enum):
 
 
 class Watch:
-    """One call under watch, from `watch()` to `close()`; a context manager."""
+    """One call under watch, until `close()`; a context manager. It alone knows its state."""
 
-    __slots__ = ("_closed", "_cut", "_dog", "_ended_at", "caller", "cause", "deadline")
+    __slots__ = ("_cut", "_ended_at", "_lock", "caller", "cause", "deadline", "is_closed")
 
-    def __init__(self, dog: "Watchdog", caller: socket.socket | None, deadline: float) -> None:
+    def __init__(self, caller: socket.socket | None, deadline: float) -> None:
         self.caller = caller
         self.deadline = deadline
         self.cause: Cause | None = None
-        self._dog = dog
+        self.is_closed = False
+        self._lock = threading.Lock()
         self._cut: Callable[[], None] | None = None
         self._ended_at = 0.0
-        self._closed = False
 
     def __enter__(self) -> "Watch":
         return self
@@ -58,7 +58,7 @@ class Watch:
 
     def on_end(self, cut: Callable[[], None]) -> None:
         """Have `cut` called when the call is ended; at once if it already was."""
-        with self._dog.lock:
+        with self._lock:
             self._cut = cut
             if self.cause is not None:
                 cut()
@@ -71,91 +71,106 @@ class Watch:
 
     def close(self) -> None:
         """Stop watching; after this, nothing of the call is cut any more."""
-        self._dog.remove(self)
+        with self._lock:
+            self.is_closed = True
+            self._cut = self.caller = None
 
     def end(self, cause: Cause) -> None:
-        with self._dog.lock:
-            if self._closed or self.cause is not None:
-                return
-            self.cause = cause
-            self._ended_at = time.monotonic()
-            if self._cut is not None:
-                self._cut()
+        """Have the call end; the first cause counts."""
+        with self._lock:
+            if not self.is_closed and self.cause is None:
+                self.cause = cause
+                self._ended_at = time.monotonic()
+                if self._cut is not None:
+                    self._cut()
 
     def give_up_on_caller(self) -> None:
-        with self._dog.lock:
-            if not self._closed and self.caller is not None:
+        """Shut down the socket of a caller who has not taken the error for too long."""
+        with self._lock:
+            if self.caller is not None and time.monotonic() > self._ended_at + ERROR_TIMEOUT_S:
                 shut_down(self.caller)
-
-    @property
-    def overstays(self) -> bool:
-        return self.cause is not None and time.monotonic() > self._ended_at + GOODBYE_S
-
-    def forget(self) -> None:
-        self._closed = True
-        self._cut = None
 
 
 class Watchdog:
-    """The thread and the calls it looks after; idle, it sleeps until a call comes."""
+    """The thread and the watches that it goes through; without any, it sleeps."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
         self.stop_at: float | None = None
-        self._wake = threading.Condition(self.lock)
-        self._watches: set[Watch] = set()
+        self._watches: list[Watch] = []
+        self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
 
     def watch(self, caller: socket.socket | None, timeout_s: float) -> Watch:
         """A new watch that ends after `timeout_s`, or when `caller` (if given) hangs up."""
-        watch = Watch(self, caller, time.monotonic() + timeout_s)
-        with self.lock:
+        watch = Watch(caller, time.monotonic() + timeout_s)
+        with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
                 thread.start()  # raises where the system gives no thread; the next call tries again
                 self._thread = thread
-            self._watches.add(watch)
+            self._watches.append(watch)
             if len(self._watches) == 1:
-                self._wake.notify()
+                self._changed.notify()
         return watch
-
-    def remove(self, watch: Watch) -> None:
-        with self.lock:
-            self._watches.discard(watch)
-            watch.forget()
 
     def _run(self) -> None:
         while True:
-            with self.lock:
-                while not self._watches:
-                    self._wake.wait()
-                watches = list(self._watches)
-            self._inspect(watches)
+            watches = self._open_watches()
+            with _survived():
+                for watch in _callers_gone(watches):
+                    watch.end(Cause.CALLER_LEFT)
+            for watch in watches:
+                with _survived():
+                    self._check_time(watch)
             time.sleep(INTERVAL_S)
 
-    def _inspect(self, watches: list[Watch]) -> None:
-        for watch in _callers_gone(watches):
-            watch.end(Cause.CALLER_LEFT)
+    def _open_watches(self) -> list[Watch]:
+        """A copy of those that are not closed, as soon as there is one."""
+        with self._changed:
+            while not (still_open := [each for each in self._watches if not each.is_closed]):
+                self._watches.clear()
+                self._changed.wait()
+            self._watches = still_open
+            return still_open.copy()
+
+    def _check_time(self, watch: Watch) -> None:
         now = time.monotonic()
-        stopping = self.stop_at is not None and now >= self.stop_at
-        for watch in watches:
-            if now >= watch.deadline:
-                watch.end(Cause.TIME_IS_UP)
-            elif stopping:
-                watch.end(Cause.STOPPING)
-            if watch.overstays:
-                watch.give_up_on_caller()
+        if watch.cause is not None:
+            watch.give_up_on_caller()
+        elif now >= watch.deadline:
+            watch.end(Cause.TIME_IS_UP)
+        elif self.stop_at is not None and now >= self.stop_at:
+            watch.end(Cause.STOPPING)
+
+
+@contextlib.contextmanager
+def _survived() -> Iterator[None]:
+    """All limits rest on one thread, so nothing that goes wrong with one watch may end it."""
+    try:
+        yield
+    except Exception as error:
+        records.log_crash("", error)
 
 
 def _callers_gone(watches: Iterable[Watch]) -> list[Watch]:
+    callers = [(watch, watch.caller) for watch in watches]
+    found = {sock.fileno(): (watch, sock) for watch, sock in callers if sock is not None}
+    found.pop(-1, None)  # closed already
+    if not hasattr(select, "poll"):  # Windows
+        return [watch for watch, sock in found.values() if _has_ended(sock)]
     poll = select.poll()
-    by_fd = {}
-    for watch in watches:
-        fd = watch.caller.fileno() if watch.caller is not None else -1
-        if fd >= 0:
-            by_fd[fd] = watch
-            poll.register(fd, _HANG_UP)
-    return [by_fd[fd] for fd, _event in poll.poll(0)]
+    for fd in found:
+        # Linux tells of a peer that has closed with POLLRDHUP, macOS with POLLHUP.
+        poll.register(fd, getattr(select, "POLLRDHUP", select.POLLHUP))
+    return [found[fd][0] for fd, _event in poll.poll(0)]
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    try:
+        readable, _, _ = select.select([sock], [], [], 0)
+        return bool(readable) and not socket.socket.recv(sock, 1, socket.MSG_PEEK)
+    except ConnectionError:
+        return True
 
 
 def shut_down(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
