@@ -3,11 +3,11 @@
 import json
 import re
 import socket
-import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import click
 from flask import Blueprint, Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -105,8 +105,8 @@ def fail(error: Exception) -> Response:
 def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application, with the settings of the environment if none are given."""
     settings = settings or load()
-    for gap in settings.gaps():
-        print(gap, file=sys.stderr)  # noqa: T201 - not among the records of `flask usage`
+    settings.require_models(schemas.DOCUMENTS["request"]["properties"]["model"]["enum"])
+    _tell_flask_run(settings)
     app = Flask(__name__, static_folder=None)
     app.response_class = ServiceResponse
     app.url_map.merge_slashes = False  # a POST to /v1//… is a 404, not a redirect
@@ -115,6 +115,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(reference.blueprint)
     app.cli.add_command(usage_command)
     return app
+
+
+def _tell_flask_run(settings: Settings) -> None:
+    """Where gunicorn.conf.py does not: under `flask run`, which has no hook for it."""
+    command = click.get_current_context(silent=True)
+    if command and command.info_name == "run":
+        for line in [*settings.warnings(), settings.callers()]:
+            click.echo(line, err=True)  # not among the records of `flask usage`
 
 
 def _service() -> ChatService:

@@ -64,3 +64,10 @@ def pre_fork(server: Any, worker: Worker) -> None:
         worker.cpu = min(_cpus, key=taken.count)
     gc.freeze()  # as its documentation advises before a fork: what is loaded by now will stay
     block_stop_signals()
+
+
+def when_ready(server: Any) -> None:
+    """Say who may call, and what is missing, once calls are taken."""
+    for line in settings.warnings():
+        server.log.warning(line)
+    server.log.info(settings.callers())

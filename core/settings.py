@@ -1,227 +1,95 @@
-"""Every environment variable of the service: read once, checked at start."""
+"""Every environment variable of the service: read once, checked at start.
 
+A variable is one entry of Settings: it has the field's name in capitals, and its form says what
+the parser takes. What the environment does not set may stand in the file .env beside app.py.
+"""
+
+import difflib
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from hashlib import sha256
+from collections.abc import Collection, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from core import env_file, forms
 from core.access import Caller
+from core.forms import Form, seconds, whole
 
-_PRINTABLE = re.compile(r"[\x21-\x7e]+")
-
-
-# Each parser below takes a variable's text and raises ValueError for what it cannot be.
-
-
-def _callers(text: str) -> tuple[Caller, ...]:
-    callers = []
-    for entry in text.split(","):
-        name, token, *bound_to = entry.strip(" ").split(":")
-        brands = frozenset(bound_to[0].split("|")) if bound_to else None
-        if not name or len(bound_to) > 1 or (brands and "" in brands):
-            raise ValueError
-        if not token.isprintable() or token != token.strip() or not token:
-            raise ValueError  # no header could carry it
-        callers.append(Caller(name, sha256(token.encode()).digest(), brands))
-    if len({caller.token_sha256 for caller in callers}) < len(callers):
-        raise ValueError
-    return tuple(callers)
+ENV_FILE = Path(__file__).parent.parent / ".env"
+# As alike as OPENAI_KEY is to OPENAI_API_KEY; Heroku's own REDIS_TLS_URL is less like REDIS_URL.
+ALIKE = 0.83
 
 
-def _aliases(text: str) -> dict[str, str]:
-    pairs = [_printable(entry.strip(" ")).split("=") for entry in text.split(",")]
-    aliases = {_printable(asked): _printable(upstream) for asked, upstream in pairs}
-    if len(aliases) < len(pairs):
-        raise ValueError
-    return aliases
+def _setting(default: Any, form: Form, about: str, secret: bool = False) -> Any:
+    metadata = {"form": form.words, "parse": form.parse, "about": about}
+    return field(default_factory=lambda: default, repr=not secret, metadata=metadata)
 
 
-def _printable(text: str) -> str:
-    if not _PRINTABLE.fullmatch(text):
-        raise ValueError
-    return text
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(_printable(text))
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError
-    _ = parts.port  # raises ValueError for what is no port number
-    return text.rstrip("/")
-
-
-def _url_without_v1(text: str) -> str:
-    if _url(text).endswith("/v1"):
-        raise ValueError
-    return _url(text)
-
-
-def _file(text: str) -> str:
-    if not os.path.isfile(text):
-        raise ValueError
-    return text
-
-
-def _flag(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError
-    return text == "1"
-
-
-def _between(kind: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        number = kind(_printable(text))
-        if not low <= number <= high:  # NaN is not between anything
-            raise ValueError
-        return number
-
-    return parse
-
-
-def _variable(name: str, default: Any, parse: Callable[[str], Any], form: str, about: str) -> Any:
-    secret = name.endswith(("_TOKENS", "_KEY"))
-    about_it = {"name": name, "parse": parse, "form": form, "about": about}
-    return field(default_factory=lambda: default, repr=not secret, metadata=about_it)
-
-
+# One entry is a line or two.
+# fmt: off
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The service's settings; each field says its variable, form and purpose in its metadata."""
+    """The service's settings; VARIABLES has each by its variable's name."""
 
-    access_tokens: tuple[Caller, ...] = _variable(
-        "ACCESS_TOKENS",
-        (),
-        _callers,
-        "name:token or name:token:brand-a|brand-b, comma-separated, every token once",
-        "Who may call. None set: nobody gets in.",
-    )
-    anthropic_api_key: str | None = _variable(
-        "ANTHROPIC_API_KEY", None, _printable, "a key without spaces", "Key for the claude models."
-    )
-    openai_api_key: str | None = _variable(
-        "OPENAI_API_KEY", None, _printable, "a key without spaces", "Key for the gpt models."
-    )
-    anthropic_base_url: str = _variable(
-        "ANTHROPIC_BASE_URL",
-        "https://api.anthropic.com",
-        _url_without_v1,
-        "an http(s) URL without /v1",
-        "Where Anthropic's Messages API is.",
-    )
-    openai_base_url: str = _variable(
-        "OPENAI_BASE_URL",
-        "https://api.openai.com/v1",
-        _url,
-        "an http(s) URL with /v1",
-        "Where OpenAI's Chat Completions API is.",
-    )
-    offline: bool = _variable(
-        "OFFLINE", False, _flag, "0 or 1", "1: every model is answered without network, to try out."
-    )
-    model_aliases: Mapping[str, str] = _variable(
-        "MODEL_ALIASES",
-        {},
-        _aliases,
-        "model=upstream-model, comma-separated, every model once",
-        "Sends another model name upstream, for models that were shut down.",
-    )
-    default_max_tokens: int = _variable(
-        "DEFAULT_MAX_TOKENS",
-        4096,
-        _between(int, 1, 128_000),
-        "a whole number from 1 to 128000",
-        "max_tokens for Anthropic, which requires one, when the caller gives none.",
-    )
-    max_body_bytes: int = _variable(
-        "MAX_BODY_BYTES",
-        8_000_000,
-        _between(int, 1_000, 100_000_000),
-        "a whole number from 1000 to 100000000",
-        "Larger request bodies are 413. 8 MB is more text than any of the models reads.",
-    )
-    max_answer_bytes: int = _variable(
-        "MAX_ANSWER_BYTES",
-        8_000_000,
-        _between(int, 1_000, 100_000_000),
-        "a whole number from 1000 to 100000000",
-        "Larger provider answers are refused, so that memory stays bounded.",
-    )
-    connect_timeout_s: float = _variable(
-        "CONNECT_TIMEOUT_S",
-        4.0,
-        _between(float, 0.1, 60),
-        "seconds from 0.1 to 60",
-        "To connect to a provider, TLS included: three tries still fit into Heroku's 30 s.",
-    )
-    read_timeout_s: float = _variable(
-        "READ_TIMEOUT_S",
-        25.0,
-        _between(float, 0.1, 600),
-        "seconds from 0.1 to 600",
-        "How long a stream may be silent: below Heroku's 30 s to the first byte and 55 s after.",
-    )
-    total_timeout_s: float = _variable(
-        "TOTAL_TIMEOUT_S",
-        600.0,
-        _between(float, 0.1, 3600),
-        "seconds from 0.1 to 3600",
-        "For a full answer in all, retries included: the vendors' own limit. 28 on Heroku.",
-    )
-    stream_timeout_s: float = _variable(
-        "STREAM_TIMEOUT_S",
-        900.0,
-        _between(float, 0.1, 7200),
-        "seconds from 0.1 to 7200",
-        "For a stream in all: the longest answer at 140 tokens a second.",
-    )
-    arrival_timeout_s: float = _variable(
-        "ARRIVAL_TIMEOUT_S",
-        15.0,
-        _between(float, 0.1, 300),
-        "seconds from 0.1 to 300",
-        "For a request's headers, then for its body, to arrive: slower callers hold a thread.",
-    )
-    grace_timeout_s: int = _variable(
-        "GRACE_TIMEOUT_S",
-        25,
-        _between(int, 1, 3600),
-        "a whole number of seconds from 1 to 3600",
-        "From SIGTERM to exit: below the 30 s after which Heroku kills.",
-    )
-    upstream_proxy: str | None = _variable(
-        "UPSTREAM_PROXY",
-        None,
-        _url,
-        "an http(s) URL",
-        "Proxy for all provider calls; HTTPS_PROXY and the like are ignored on purpose.",
-    )
-    upstream_ca_bundle: str | None = _variable(
-        "UPSTREAM_CA_BUNDLE",
-        None,
-        _file,
-        "the path of a PEM file",
-        "Certificate authorities for provider calls, instead of certifi's.",
-    )
-    port: int = _variable(
-        "PORT", 8000, _between(int, 1, 65535), "a port number", "Where gunicorn listens."
-    )
-    web_concurrency: int = _variable(
-        "WEB_CONCURRENCY",
-        2,
-        _between(int, 1, 64),
-        "a whole number from 1 to 64",
-        "Worker processes: one a core.",
-    )
-    threads: int = _variable(
-        "THREADS",
-        1000,
-        _between(int, 5, 4000),
-        "a whole number from 5 to 4000",
-        "Threads a worker. Four in five carry calls; the rest answer health checks and shed load.",
-    )
+    access_tokens: tuple[Caller, ...] = _setting(
+        (), forms.CALLERS, "Who may call. None set: nobody gets in.", secret=True)
+    anthropic_api_key: str | None = _setting(
+        None, forms.KEY, "Key for the claude models.", secret=True)
+    openai_api_key: str | None = _setting(
+        None, forms.KEY, "Key for the gpt models.", secret=True)
+    anthropic_base_url: str = _setting(
+        "https://api.anthropic.com", forms.BASE_URL, "Where Anthropic's Messages API is.")
+    openai_base_url: str = _setting(
+        "https://api.openai.com/v1", forms.BASE_URL_V1, "Where OpenAI's Chat Completions API is.")
+    offline: bool = _setting(
+        False, forms.FLAG, "1: every model is answered without network, to try out.")
+    model_aliases: Mapping[str, str] = _setting(
+        {}, forms.ALIASES, "Sends another model name upstream, for models that were shut down.")
+    upstream_fields: Mapping[str, Mapping[str, Any]] = _setting(
+        {}, forms.UPSTREAM_FIELDS, "Fields that are added to the requests to an upstream model.")
+    default_max_tokens: int = _setting(
+        4096, whole(1, 128_000),
+        "max_tokens for Anthropic, which requires one, when the caller gives none.")
+    max_body_bytes: int = _setting(
+        8_000_000, whole(1000, 100_000_000),
+        "Larger request bodies are 413. 8 MB is more text than any of the models reads.")
+    max_answer_bytes: int = _setting(
+        8_000_000, whole(1000, 100_000_000),
+        "Larger provider answers are refused, so that memory stays bounded.")
+    connect_timeout_s: float = _setting(
+        4.0, seconds(0.1, 60),
+        "To connect to a provider, TLS included: three tries still fit into Heroku's 30 s.")
+    read_timeout_s: float = _setting(
+        25.0, seconds(0.1, 600),
+        "How long a stream may be silent: below Heroku's 30 s to the first byte and 55 s after.")
+    total_timeout_s: float = _setting(
+        600.0, seconds(0.1, 3600),
+        "For a full answer in all, retries included: the vendors' own limit. 28 on Heroku.")
+    stream_timeout_s: float = _setting(
+        900.0, seconds(0.1, 7200),
+        "For a stream in all: the longest answer at 140 tokens a second.")
+    arrival_timeout_s: float = _setting(
+        15.0, seconds(0.1, 300),
+        "For a request's headers, then for its body, to arrive: slower callers hold a thread.")
+    grace_timeout_s: int = _setting(
+        25, whole(1, 3600, "a whole number of seconds"),
+        "From SIGTERM to exit: below the 30 s after which Heroku kills.")
+    upstream_proxy: str | None = _setting(
+        None, forms.PROXY_URL,
+        "Proxy for all provider calls; HTTPS_PROXY and the like are ignored on purpose.")
+    upstream_ca_bundle: str | None = _setting(
+        None, forms.CA_BUNDLE, "Certificate authorities for provider calls, instead of certifi's.")
+    port: int = _setting(
+        8000, whole(1, 65535), "Where gunicorn listens.")
+    web_concurrency: int = _setting(
+        2, whole(1, 64), "Worker processes: one a core.")
+    threads: int = _setting(
+        1000, whole(5, 4000),
+        "Threads a worker. Four in five carry calls; the rest answer health checks and shed load.")
+
+    misspelt: tuple[str, ...] = field(default=(), compare=False)
+    """Variables that are set and look like one of these, but are none."""
+# fmt: on
 
     @property
     def call_slots(self) -> int:
@@ -234,32 +102,57 @@ class Settings:
 
         Raises SystemExit with one line that names the variable that is wrong and its form.
         """
-        values = {}
-        for variable in fields(cls):
-            about = variable.metadata
-            text = environ.get(about["name"], "")
+        values: dict[str, Any] = {"misspelt": tuple(filter(_meant, environ))}
+        for name, variable in VARIABLES.items():
             try:
-                if text:
-                    values[variable.name] = about["parse"](text)
-            except ValueError:
+                if text := environ.get(name):
+                    values[variable.name] = variable.metadata["parse"](text)
+            except (LookupError, ValueError, RecursionError):
                 # The value itself stays unsaid: it may be a secret.
-                raise SystemExit(f"{about['name']} is wrong: it must be {about['form']}") from None
+                form = variable.metadata["form"]
+                raise SystemExit(f"{name} is wrong: it must be {form}") from None
         return cls(**values)
 
-    def gaps(self) -> list[str]:
-        """What is not set and will be missed, one sentence each."""
-        missing = []
+    def require_models(self, known: Collection[str]) -> None:
+        """Raises SystemExit with one line if an alias is for a model that is not `known`."""
+        if not self.model_aliases.keys() <= set(known):
+            raise SystemExit(f"MODEL_ALIASES is wrong: a model must be one of {', '.join(known)}")
+
+    def warnings(self) -> list[str]:
+        """What is not set and will be missed, or is set in vain: one sentence each."""
+        found = [f"{name} is no setting: is {_meant(name)} meant?" for name in self.misspelt]
         if not self.access_tokens:
-            missing.append("ACCESS_TOKENS is not set: every call will be refused with 401.")
+            found.append("ACCESS_TOKENS is not set: every call will be refused with 401.")
         if self.offline:
-            missing.append("OFFLINE=1: no provider is called, every answer is made up here.")
+            found.append("OFFLINE=1: no provider is called, every answer is made up here.")
         elif not self.anthropic_api_key:
-            missing.append("ANTHROPIC_API_KEY is not set: calls for claude models will fail.")
+            found.append("ANTHROPIC_API_KEY is not set: calls for claude models will fail.")
         if not self.offline and not self.openai_api_key:
-            missing.append("OPENAI_API_KEY is not set: calls for gpt models will fail.")
-        return missing
+            found.append("OPENAI_API_KEY is not set: calls for gpt models will fail.")
+        return found
+
+    def callers(self) -> str:
+        """Who may call and for which brands, in one line without tokens."""
+        return f"Callers: {', '.join(map(str, self.access_tokens)) or 'none'}."
+
+
+VARIABLES: dict[str, Field[Any]] = {
+    variable.name.upper(): variable for variable in fields(Settings) if variable.metadata
+}
+
+
+def _meant(name: str) -> str | None:
+    """The variable that `name` was probably to be; None if it is one, or not like any."""
+    if name in VARIABLES:
+        return None
+    return next(iter(difflib.get_close_matches(name.upper(), VARIABLES, 1, ALIKE)), None)
+
+
+def environment() -> dict[str, str]:
+    """What the environment sets and, where that does not, the file .env."""
+    return {**env_file.read(ENV_FILE, os.environ), **os.environ}
 
 
 def load() -> Settings:
     """The settings of this process."""
-    return Settings.read(os.environ)
+    return Settings.read(environment())

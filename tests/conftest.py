@@ -17,6 +17,7 @@ import pytest
 import requests
 import responses
 
+from core.settings import VARIABLES
 from tests.upstream import Upstream
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +45,7 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.token = TOKEN
         self._environ = {
+            **dict.fromkeys(VARIABLES, ""),  # a developer's .env changes no test
             "PATH": os.environ["PATH"],
             "PORT": str(self.port),
             "FLASK_RUN_PORT": str(self.port),

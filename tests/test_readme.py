@@ -1,24 +1,21 @@
-"""The README, the example files and the settings say the same."""
+"""The documents, the example files and the settings say the same."""
 
 import json
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from core import errors
-from core.settings import Settings
+from core.settings import VARIABLES, Settings
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-VARIABLES = {field.metadata["name"]: field for field in fields(Settings)}
 
 
-def rows_below(heading: str) -> list[list[str]]:
-    """The cells of the table in this section of the README."""
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("| ")]
+def rows_of(document: str) -> list[list[str]]:
+    """The cells of the table in this document."""
+    text = (ROOT / "docs" / document).read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[1:]]
 
 
@@ -33,17 +30,17 @@ def default_of(name: str) -> str:
 
 
 def test_the_settings_table_is_that_of_settings_py() -> None:
-    rows = rows_below("Settings")
+    rows = rows_of("settings.md")
     assert [row[0].strip("`") for row in rows] == list(VARIABLES)
     for name, default, form, about in rows:
         variable = VARIABLES[name.strip("`")].metadata
-        assert default == default_of(variable["name"])
+        assert default == default_of(name.strip("`"))
         assert form.replace("&#124;", "|") == variable["form"]
         assert about == variable["about"]
 
 
 def test_the_error_table_is_that_of_errors_py() -> None:
-    table = {(status, code.strip("`"), remedy) for status, code, remedy in rows_below("Errors")}
+    table = {(status, code.strip("`"), remedy) for status, code, remedy in rows_of("errors.md")}
     assert table == {(str(kind.status), kind.code, kind.remedy) for kind in errors.KINDS}
 
 

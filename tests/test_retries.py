@@ -75,7 +75,7 @@ def test_a_stream_that_is_refused_at_first_is_tried_again(
 def test_a_provider_that_cannot_be_reached_is_tried_three_times(
     start: Callable[..., Service], upstream: Upstream
 ) -> None:
-    service = start(**pointed_at(upstream) | {"OPENAI_BASE_URL": "http://127.0.0.1:1"})
+    service = start(**pointed_at(upstream) | {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"})
     response = service.post(ask())
     assert response.status_code == 500
     assert response.json()["error"] == "provider_unavailable"

@@ -10,13 +10,17 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
+import certifi
 import pytest
 
-from core.settings import Caller, Settings
+from app import create_app
+from core.access import Caller
+from core.settings import VARIABLES, Settings
 from tests.conftest import ROOT, Service
 
-NAMES = [field.metadata["name"] for field in dataclasses.fields(Settings)]
+NAMES = list(VARIABLES)
 DEFAULTS = {
     "access_tokens": (),
     "anthropic_api_key": None,
@@ -63,6 +67,9 @@ def test_variables_that_are_not_ours_are_ignored() -> None:
     assert read(HOME="/", HTTPS_PROXY="http://x", access_tokens="a:b") == read()
 
 
+HASH = sha256(b"1").hexdigest()
+
+
 def caller(name: str, token: str, *brands: str) -> Caller:
     return Caller(name, sha256(token.encode()).digest(), frozenset(brands) or None)
 
@@ -76,11 +83,18 @@ def caller(name: str, token: str, *brands: str) -> Caller:
         ("ACCESS_TOKENS", "a:1,a:2", "access_tokens", (caller("a", "1"), caller("a", "2"))),
         ("ACCESS_TOKENS", "a:1:x|y", "access_tokens", (caller("a", "1", "x", "y"),)),
         ("ACCESS_TOKENS", "a:1=2/3+4", "access_tokens", (caller("a", "1=2/3+4"),)),
+        ("ACCESS_TOKENS", f"a:sha256={HASH}", "access_tokens", (caller("a", "1"),)),
+        ("ACCESS_TOKENS", f"a:sha256={HASH.upper()}", "access_tokens", (caller("a", "1"),)),
+        ("ACCESS_TOKENS", f"a:sha256={HASH}:x", "access_tokens", (caller("a", "1", "x"),)),
         ("ANTHROPIC_API_KEY", "sk-ant-1", "anthropic_api_key", "sk-ant-1"),
         ("OPENAI_API_KEY", "sk-1", "openai_api_key", "sk-1"),
         ("ANTHROPIC_BASE_URL", "http://localhost:9", "anthropic_base_url", "http://localhost:9"),
         ("ANTHROPIC_BASE_URL", "http://h/p/", "anthropic_base_url", "http://h/p"),
         ("OPENAI_BASE_URL", "https://h/v1/", "openai_base_url", "https://h/v1"),
+        ("ANTHROPIC_BASE_URL", "https://h/v1/acme/anthropic", "anthropic_base_url", ANY),
+        ("OPENAI_BASE_URL", "https://acme.openai.azure.com/openai/v1", "openai_base_url", ANY),
+        ("OPENAI_BASE_URL", "https://openrouter.ai/api/v1", "openai_base_url", ANY),
+        ("OPENAI_BASE_URL", "https://g.example/v1beta/openai", "openai_base_url", ANY),
         ("OPENAI_BASE_URL", "http://[::1]:9/v1", "openai_base_url", "http://[::1]:9/v1"),
         ("OFFLINE", "1", "offline", True),
         ("OFFLINE", "0", "offline", False),
@@ -91,6 +105,14 @@ def caller(name: str, token: str, *brands: str) -> Caller:
             "model_aliases",
             {"gpt-4-turbo": "gpt-4.1", "gpt-3.5-turbo": "x"},
         ),
+        ("UPSTREAM_FIELDS", "{}", "upstream_fields", {}),
+        (
+            "UPSTREAM_FIELDS",
+            '{"m": {"a": {"model": 1}}}',
+            "upstream_fields",
+            {"m": {"a": {"model": 1}}},
+        ),
+        ("UPSTREAM_CA_BUNDLE", certifi.where(), "upstream_ca_bundle", certifi.where()),
         ("DEFAULT_MAX_TOKENS", "1", "default_max_tokens", 1),
         ("DEFAULT_MAX_TOKENS", "128000", "default_max_tokens", 128_000),
         ("MAX_BODY_BYTES", "1000", "max_body_bytes", 1000),
@@ -107,13 +129,26 @@ def test_a_variable_in_its_form_is_read(name: str, text: str, field: str, value:
 
 
 WRONG = {
-    "ACCESS_TOKENS": ["x", ":x", "x:", "a:1,", ",", " ", "a:1:", "a:1:x|", "a:1:x:y", "a:1,b:1"],
+    "ACCESS_TOKENS": [
+        *("x", ":x", "x:", "a:1,", ",", " ", "a:1:", "a:1:x|", "a:1:x:y", "a:1,b:1", "a\nb:1"),
+        *(f"a:sha256:{HASH}", f"a:sha256={HASH[1:]}", "a:sha256=x", f"a:1,b:sha256={HASH}"),
+    ],
     "ANTHROPIC_API_KEY": ["two words", "a\n", "é", " "],
     "OPENAI_API_KEY": ["two words", "a\n", "é", "\t"],
-    "ANTHROPIC_BASE_URL": ["x", "ftp://h", "https://", "//h", "http://h?a=b", "http://h#a"],
-    "OPENAI_BASE_URL": ["localhost:9000", "http://h:x/v1", "http://h:99999/v1", "http://h /v1"],
+    "ANTHROPIC_BASE_URL": [
+        *("https://h/v1", "https://h/v1/", "https://h/v1/messages"),
+        *("x", "ftp://h", "https://", "//h", "http://h?a=b", "http://h#a"),
+    ],
+    "OPENAI_BASE_URL": [
+        *("localhost:9000", "http://h:x/v1", "http://h:99999/v1", "http://h /v1"),
+        *("https://h", "https://h/", "https://h/api", "https://h/v1/chat/completions"),
+    ],
     "OFFLINE": ["true", "yes", "2", "-1", "on"],
     "MODEL_ALIASES": ["x", "=x", "x=", "a=b,", "a=b=c", "a b=c", ","],
+    "UPSTREAM_FIELDS": [
+        *("x", "[]", "null", '{"m": 1}', '{"m": {}, "m": {}}', '{"m": {"a": NaN}}', "[" * 100_000),
+        *('{"m": {"model": "n"}}', '{"m": {"messages": []}}', '{"m": {"stream": true}}'),
+    ],
     "DEFAULT_MAX_TOKENS": ["0", "-1", "1.5", "x", "128001"],
     "MAX_BODY_BYTES": ["0", "8MB", "999", "-8000000", "1e6"],
     "MAX_ANSWER_BYTES": ["0", "x"],
@@ -124,7 +159,7 @@ WRONG = {
     "ARRIVAL_TIMEOUT_S": ["0", "nan", "301"],
     "GRACE_TIMEOUT_S": ["0", "2.5", "x"],
     "UPSTREAM_PROXY": ["proxy:3128", "socks5://h", "x"],
-    "UPSTREAM_CA_BUNDLE": ["/not/there.pem"],
+    "UPSTREAM_CA_BUNDLE": ["/not/there.pem", "/", __file__],
     "PORT": ["0", "65536", "http", "80.5"],
     "WEB_CONCURRENCY": ["0", "two", "65"],
     "THREADS": ["4", "x", "4001"],
@@ -140,9 +175,8 @@ def test_a_variable_in_a_wrong_form_stops_the_start_and_is_named_but_not_told(
     with pytest.raises(SystemExit) as stop:
         read(**{name: text})
     line = str(stop.value.code)
-    (field,) = (f for f in dataclasses.fields(Settings) if f.metadata["name"] == name)
     assert line.startswith(name)
-    assert field.metadata["form"] in line
+    assert VARIABLES[name].metadata["form"] in line
     assert "\n" not in line
     assert len(text) < 3 or text not in line
     assert stop.value.__cause__ is None
@@ -158,13 +192,61 @@ def test_secrets_are_not_in_the_settings_repr() -> None:
     assert sha256(b"token-1").hexdigest() not in repr(settings)
 
 
+@pytest.mark.parametrize("name", ["ANTHROPIC_BASE_URL", "OPENAI_BASE_URL", "UPSTREAM_PROXY"])
+@pytest.mark.parametrize("path", ["", "/v1beta"])
+def test_user_and_password_in_a_url_are_not_in_the_settings_repr(name: str, path: str) -> None:
+    url = f"http://me:secret@host:1{path or '/v1' * (name == 'OPENAI_BASE_URL')}"
+    settings = read(**{name: url})
+    assert getattr(settings, VARIABLES[name].name) == url
+    assert "secret" not in repr(settings)
+    assert "host:1" in repr(settings)
+
+
+def test_an_alias_for_a_model_that_the_contract_does_not_have_stops_the_start() -> None:
+    with pytest.raises(SystemExit) as stop:
+        create_app(read(MODEL_ALIASES="gpt-4o=x,gpt-5=x"))
+    assert str(stop.value.code).startswith("MODEL_ALIASES")
+    assert "gpt-4o-mini" in str(stop.value.code)
+    create_app(read(MODEL_ALIASES="gpt-4o=gpt-5"))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ACCES_TOKENS", "ACCESS_TOKENS"),
+        ("ACCESS_TOKEN", "ACCESS_TOKENS"),
+        ("access_tokens", "ACCESS_TOKENS"),
+        ("OPENAI_KEY", "OPENAI_API_KEY"),
+        ("MODEL_ALIAS", "MODEL_ALIASES"),
+        ("READ_TIMEOUT", "READ_TIMEOUT_S"),
+    ],
+)
+def test_a_variable_that_is_almost_ours_is_told_without_its_value(name: str, meant: str) -> None:
+    (line,) = [line for line in read(**{name: "secret"}).warnings() if "no setting" in line]
+    assert line.startswith(f"{name} ")
+    assert meant in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("name", ["HOME", "HTTPS_PROXY", "PATH", "DYNO", "REDIS_TLS_URL", "POST"])
+def test_a_variable_that_is_something_else_is_not_told(name: str) -> None:
+    assert read(**{name: "x"}).warnings() == read().warnings()
+
+
+def test_callers_and_their_brands_are_told_without_tokens() -> None:
+    tokens = f"team:token-1,bound:token-2:loop|acme,hashed:sha256={HASH},long:token-3:{'b' * 40}"
+    told = read(ACCESS_TOKENS=tokens).callers()
+    assert "team (any brand), bound (acme, loop), hashed (any brand), long (bbbbbbbb…)" in told
+    assert not re.search("token-|" + HASH[:8], told)
+
+
 def test_what_is_not_set_is_told() -> None:
     everything = {"ACCESS_TOKENS": "a:1", "ANTHROPIC_API_KEY": "x", "OPENAI_API_KEY": "y"}
-    assert read(**everything).gaps() == []
+    assert read(**everything).warnings() == []
     for name in everything:
-        (gap,) = read(**{**everything, name: ""}).gaps()
+        (gap,) = read(**{**everything, name: ""}).warnings()
         assert name in gap
-    offline = " ".join(read(OFFLINE="1").gaps())
+    offline = " ".join(read(OFFLINE="1").warnings())
     assert "OFFLINE" in offline
     assert "API_KEY" not in offline
 
@@ -180,7 +262,7 @@ def started(command: list[str], **environ: str) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [path / command[0], *command[1:]],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "PORT": "0", **environ},
+        env={**dict.fromkeys(NAMES, ""), "PATH": os.environ["PATH"], "PORT": "0", **environ},
         capture_output=True,
         text=True,
         timeout=30,
@@ -207,15 +289,32 @@ def test_a_real_start_without_keys_serves_and_says_what_is_missing(tmp_path: Pat
             assert len(re.findall(f"{name} is not set", service.log)) == 1
 
 
+@pytest.mark.parametrize("command", [["gunicorn"], ["flask", "run"]], ids=str)
+def test_a_real_start_says_who_may_call(command: list[str], tmp_path: Path) -> None:
+    tokens = "team:token-1,other:token-2:brand-a"
+    with Service(tmp_path / "log", *command, ACCESS_TOKENS=tokens) as service:
+        service.until(lambda: "team (any brand), other (brand-a)" in service.log)
+        assert service.log.count("OPENAI_API_KEY is not set") == 1
+        assert "token-" not in service.log
+
+
+@pytest.mark.parametrize("command", [["routes"], ["usage", os.devnull]], ids=str)
+def test_a_command_that_serves_nothing_says_nothing_of_it(command: list[str]) -> None:
+    done = started(["flask", *command], PORT="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "is not set" not in done.stdout
+
+
 # What describes them.
 
 
 def test_the_example_file_describes_every_variable_and_only_those() -> None:
     text = (ROOT / ".env.example").read_text()
     assert set(re.findall(r"^(?:# )?([A-Z_]+)=", text, re.MULTILINE)) == set(NAMES)
-    for field in dataclasses.fields(Settings):
-        assert field.metadata["form"] in text
-        assert field.metadata["about"] in text
+    for variable in VARIABLES.values():
+        assert variable.metadata["form"] in text
+        assert variable.metadata["about"] in text
 
 
 def test_the_example_file_is_a_valid_environment() -> None:
@@ -229,8 +328,7 @@ def test_app_json_describes_every_variable_that_heroku_does_not_set() -> None:
     heroku_s_own = {"PORT", "WEB_CONCURRENCY"}
     assert set(NAMES) - heroku_s_own <= set(described)
     for name in set(described) & set(NAMES) - heroku_s_own:
-        (field,) = (f for f in dataclasses.fields(Settings) if f.metadata["name"] == name)
-        assert field.metadata["form"] in described[name]["description"]
+        assert VARIABLES[name].metadata["form"] in described[name]["description"]
 
 
 def test_app_json_s_values_are_valid_and_hold_no_secret() -> None:

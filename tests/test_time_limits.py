@@ -160,7 +160,7 @@ def test_a_provider_that_takes_no_connection_is_given_up(
     with ExitStack() as full, socket.create_server(("127.0.0.1", 0), backlog=0) as hole:
         address = hole.getsockname()
         full.enter_context(socket.create_connection(address))  # the only one it has room for
-        elsewhere = {"OPENAI_BASE_URL": f"http://127.0.0.1:{address[1]}"}
+        elsewhere = {"OPENAI_BASE_URL": f"http://127.0.0.1:{address[1]}/v1"}
         service = start(**pointed_at(upstream) | elsewhere, CONNECT_TIMEOUT_S=0.2)
         response = service.post(ask())
     error = error_of(response)
@@ -175,7 +175,7 @@ def test_a_provider_that_stops_reading_the_request_is_not_asked_again(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        elsewhere = {"OPENAI_BASE_URL": f"http://127.0.0.1:{deaf.getsockname()[1]}"}
+        elsewhere = {"OPENAI_BASE_URL": f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"}
         service = start(**pointed_at(upstream) | elsewhere, READ_TIMEOUT_S=0.3)
         response = service.post(ask(text="y" * 6_000_000, stream=True))
     assert error_of(response)["error"] == "provider_timeout"
@@ -199,7 +199,7 @@ def test_a_long_request_may_take_longer_to_send_than_a_connection_to_make(
     with socket.create_server(("127.0.0.1", 0)) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         threading.Thread(target=read_late, daemon=True).start()
-        elsewhere = {"OPENAI_BASE_URL": f"http://127.0.0.1:{slow.getsockname()[1]}"}
+        elsewhere = {"OPENAI_BASE_URL": f"http://127.0.0.1:{slow.getsockname()[1]}/v1"}
         service = start(**pointed_at(upstream) | elsewhere, CONNECT_TIMEOUT_S=0.3)
         response = service.post(ask(text="y" * 6_000_000))
     assert response.status_code == 200, response.text
