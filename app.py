@@ -19,7 +19,7 @@ from core import errors, records, watchdog
 from core.access import Caller, identify
 from core.errors import CallerLeft, ServiceError
 from core.settings import Settings, load
-from usage.table import usage_command
+from usage.command import usage_command
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
