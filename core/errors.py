@@ -76,6 +76,10 @@ PROVIDER_BAD_RESPONSE = Kind(
     "Send it again; if it stays, report the request id to the operators.",
 )
 INTERNAL_ERROR = Kind("internal_error", 500, "Report the request id to the operators.")
+RATE_LIMITED = Kind("rate_limited", 429, "Wait for the seconds in Retry-After, then send it again.")
+BUDGET_EXHAUSTED = Kind(
+    "budget_exhausted", 429, "Wait for the time that the message names, or ask the operators."
+)
 OVERLOADED = Kind("overloaded", 503, "Wait for the seconds in Retry-After, then send it again.")
 STOPPING = Kind("stopping", 503, "Send it again: another process will answer.")
 

@@ -1,6 +1,7 @@
 """What a variable's text must be: in words, and as the parser that holds to them."""
 
 import json
+import os
 import re
 import ssl
 from collections.abc import Callable, Iterable
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from core.access import parse_callers
+from core.limit import parse_limits
 
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _OURS_IN_UPSTREAM_FIELDS = {"model", "messages", "stream"}
@@ -39,10 +41,10 @@ def _printable(text: str) -> str:
     return text
 
 
-def _url(path: str = ".*") -> Callable[[str], URL]:
+def _url(path: str = ".*", schemes: str = "https?") -> Callable[[str], URL]:
     def parse(text: str) -> URL:
         parts = urlsplit(_printable(text))
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not re.fullmatch(schemes, parts.scheme) or not parts.hostname:
             raise ValueError
         _ = parts.port  # raises ValueError for what is no port number
         if parts.query or parts.fragment or not re.fullmatch(path, parts.path.rstrip("/")):
@@ -85,6 +87,13 @@ def _ca_bundle(path: str) -> str:
     return path
 
 
+def _new_file(path: str) -> str:
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path) or not os.path.isdir(folder):
+        raise ValueError
+    return path
+
+
 def _between(kind: type[int] | type[float], low: float, high: float, words: str) -> Form:
     def parse(text: str) -> float:
         number = kind(_printable(text))
@@ -122,3 +131,13 @@ UPSTREAM_FIELDS = Form(
     _upstream_fields,
 )
 CA_BUNDLE = Form("the path of a PEM file with a certificate", _ca_bundle)
+LIMITS = Form(
+    "`brand loop 10 calls/minute` or the like: brand or caller, a name or * for each, a number, "
+    "calls, tokens or USD, minute, day or month; semicolons between several, each once",
+    parse_limits,
+)
+NEW_FILE = Form("a file's path in a folder that exists", _new_file)
+REDIS_URL = Form("a redis:// or rediss:// URL", _url(r"(/\d*)?", "rediss?"))
+CA_BUNDLE_OR_ANY = Form(
+    f"{CA_BUNDLE.words}, or any", lambda text: text if text == "any" else _ca_bundle(text)
+)

@@ -14,6 +14,7 @@ from typing import Any
 from core import env_file, forms
 from core.access import Caller
 from core.forms import Form, seconds, whole
+from core.limit import Limit
 
 ENV_FILE = Path(__file__).parent.parent / ".env"
 # As alike as OPENAI_KEY is to OPENAI_API_KEY; Heroku's own REDIS_TLS_URL is less like REDIS_URL.
@@ -79,6 +80,17 @@ class Settings:
         "Proxy for all provider calls; HTTPS_PROXY and the like are ignored on purpose.")
     upstream_ca_bundle: str | None = _setting(
         None, forms.CA_BUNDLE, "Certificate authorities for provider calls, instead of certifi's.")
+    limits: tuple[Limit, ...] = _setting(
+        (), forms.LIMITS,
+        "How much a brand or caller may use (docs/limits.md). None set: no limits.")
+    limits_file: str = _setting(
+        "limits.sqlite3", forms.NEW_FILE,
+        "Where the workers of one machine count for LIMITS, if there is no REDIS_URL.")
+    redis_url: str | None = _setting(
+        None, forms.REDIS_URL, "Where several machines count together.", secret=True)
+    redis_ca_bundle: str | None = _setting(
+        None, forms.CA_BUNDLE_OR_ANY,
+        "Certificate authorities for rediss://, instead of the system's; any: for Heroku's own.")
     port: int = _setting(
         8000, whole(1, 65535), "Where gunicorn listens.")
     web_concurrency: int = _setting(

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 from app import create_app
 from core.access import Caller
+from core.limit import Limit
 from core.settings import VARIABLES, Settings
 from tests.conftest import ROOT, Service
 
@@ -118,6 +120,9 @@ def caller(name: str, token: str, *brands: str) -> Caller:
         ("MAX_BODY_BYTES", "1000", "max_body_bytes", 1000),
         ("CONNECT_TIMEOUT_S", "0.5", "connect_timeout_s", 0.5),
         ("READ_TIMEOUT_S", "30", "read_timeout_s", 30.0),
+        ("LIMITS_FILE", "/tmp/limits", "limits_file", "/tmp/limits"),
+        ("REDIS_URL", "rediss://:pw@h:6380/1", "redis_url", "rediss://:pw@h:6380/1"),
+        ("REDIS_CA_BUNDLE", "any", "redis_ca_bundle", "any"),
         ("PORT", "65535", "port", 65535),
         ("WEB_CONCURRENCY", "4", "web_concurrency", 4),
         ("THREADS", "5", "threads", 5),
@@ -128,6 +133,41 @@ def test_a_variable_in_its_form_is_read(name: str, text: str, field: str, value:
     assert getattr(read(**{name: text}), field) == value
 
 
+def test_limits_are_read_as_they_are_written() -> None:
+    text = "brand loop 60 calls/minute; brand * 2000000 tokens/day;caller  a%3Bb%20c 50.5 USD/month"
+    loop, each, odd = read(LIMITS=text).limits
+    assert loop == Limit(
+        "brand loop 60 calls/minute", "brand", "loop", Decimal(60), "calls", "minute"
+    )
+    assert (each.scope, each.name, each.unit, each.window) == ("brand", None, "tokens", "day")
+    assert (odd.scope, odd.name, odd.number) == ("caller", "a;b c", Decimal("50.5"))
+    assert read(LIMITS="brand %2A 1 calls/day").limits[0].name == "*"
+
+
+LIMITS = [
+    "60 calls/minute",
+    "team x 60 calls/minute",
+    "brand x 60 requests/minute",
+    "brand x 60 calls/hour",
+    "brand x 60 calls / minute",
+    "brand x y 60 calls/minute",
+    "brand x -1 calls/minute",
+    "brand x 0 calls/minute",
+    "brand x 0.00 USD/day",
+    "brand x 1.5 calls/minute",
+    "brand x 1e6 tokens/day",
+    "brand x 1_000 tokens/day",
+    "brand x \u0663 tokens/day",
+    "brand x% 5 calls/day",
+    "brand %FF 5 calls/day",
+    "brand x\u200b 5 calls/day",
+    "brand x 5 calls/day;",
+    "brand x 5 calls/day, brand y 5 calls/day",
+    "brand x 5 calls/day; brand x 6 calls/day",
+    "brand x 5 calls/day; brand %78 6 calls/day",
+    "brand x 5 calls/day\n",
+    " ",
+]
 WRONG = {
     "ACCESS_TOKENS": [
         *("x", ":x", "x:", "a:1,", ",", " ", "a:1:", "a:1:x|", "a:1:x:y", "a:1,b:1", "a\nb:1"),
@@ -160,6 +200,10 @@ WRONG = {
     "GRACE_TIMEOUT_S": ["0", "2.5", "x"],
     "UPSTREAM_PROXY": ["proxy:3128", "socks5://h", "x"],
     "UPSTREAM_CA_BUNDLE": ["/not/there.pem", "/", __file__],
+    "LIMITS": LIMITS,
+    "LIMITS_FILE": ["/not/there/limits.sqlite3", "/tmp"],
+    "REDIS_URL": ["http://h", "localhost:6379", "redis:///0", "redis://h:x", "redis://h/a", "x y"],
+    "REDIS_CA_BUNDLE": ["/not/there.pem", "none", __file__],
     "PORT": ["0", "65536", "http", "80.5"],
     "WEB_CONCURRENCY": ["0", "two", "65"],
     "THREADS": ["4", "x", "4001"],
@@ -187,8 +231,9 @@ def test_every_variable_has_a_wrong_form_here() -> None:
 
 
 def test_secrets_are_not_in_the_settings_repr() -> None:
-    settings = read(ACCESS_TOKENS="a:token-1", ANTHROPIC_API_KEY="key-1", OPENAI_API_KEY="key-2")
-    assert not re.search("token-1|key-1|key-2", repr(settings))
+    keys = {"ANTHROPIC_API_KEY": "key-1", "OPENAI_API_KEY": "key-2"}
+    settings = read(ACCESS_TOKENS="a:token-1", REDIS_URL="redis://:word@host", **keys)
+    assert not re.search("token-1|key-1|key-2|word", repr(settings))
     assert sha256(b"token-1").hexdigest() not in repr(settings)
 
 

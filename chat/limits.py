@@ -1,0 +1,128 @@
+"""Limits that hold: calls, tokens and US dollars of a brand or caller in a minute, day or month.
+
+Calls are counted before the call, in one step with the look at what is left, so that a limit on
+calls is exact. Tokens and dollars are looked at before and added after, from the usage record.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from chat.redis_store import redis_at
+from chat.sqlite_store import SQLite
+from chat.stores import UNLIMITED, Counter, Store
+from core import errors
+from core.errors import ServiceError
+from core.limit import Limit
+from core.settings import Settings
+
+# What a price function says of a usage record: US dollars, or None where it cannot know.
+Price = Callable[[Mapping[str, Any]], float | None]
+
+MAX_NAME_CHARACTERS = 64
+# Stores count in whole numbers; a token may cost less than a millionth of a dollar.
+PARTS = {"calls": 1, "tokens": 1, "USD": 10**9}
+SECONDS = {"minute": 60, "day": 86_400}
+# The longest wait that openai-python and openai-node obey.
+MAX_WAIT_S = 60
+
+
+class Limits:
+    """The limits of the settings; without any, its methods do nothing and no store is opened."""
+
+    def __init__(
+        self, settings: Settings, price: Price, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.limits = settings.limits
+        self._price = price
+        self.clock = clock
+        self.store = Store(_connector(settings)) if settings.limits else None
+
+    def check(self, caller: str, brand_id: str) -> None:
+        """Count one call; raises ServiceError, having counted nothing, if a limit is spent."""
+        if self.store is None:
+            return
+        now = self.clock()
+        counters = self._counters({"caller": caller, "brand": brand_id}, now)
+        for limit, counter in counters.items():
+            if limit.unit == "calls":
+                counters[limit] = counter._replace(adds=1)
+        if counters:
+            full = self.store.take(list(counters.values()), now)
+            if full is not None:
+                limit = list(counters)[full]
+                raise _refusal(limit, counters[limit].ends, now)
+
+    def count(self, caller: str, brand_id: str, record: Mapping[str, Any]) -> bool:
+        """Add what a call has used; False if a dollar limit could not count it without a price."""
+        if self.store is None:
+            return True
+        now = self.clock()
+        counters = self._counters({"caller": caller, "brand": brand_id}, now)
+        units = {limit.unit for limit in counters}
+        tokens = _tokens(record) if units & {"tokens", "USD"} else 0
+        price = self._price(record) if tokens and "USD" in units else 0.0
+        adds = {"tokens": tokens, "USD": round((price or 0.0) * PARTS["USD"]), "calls": 0}
+        adding = [
+            counter._replace(most=UNLIMITED, adds=adds[limit.unit])
+            for limit, counter in counters.items()
+            if adds[limit.unit]
+        ]
+        if adding:
+            self.store.take(adding, now)
+        return price is not None
+
+    def _counters(self, names: Mapping[str, str], now: float) -> dict[Limit, Counter]:
+        """What a call is counted by; where two limits look at one number, the lower decides."""
+        found: dict[str, tuple[Limit, Counter]] = {}
+        for limit in self.limits:
+            name = names[limit.scope]
+            if limit.name in (None, name):
+                key, most = counter_key(limit, name), int(limit.number * PARTS[limit.unit])
+                if key not in found or most < found[key][1].most:
+                    found[key] = limit, Counter(window_end(limit.window, now), key, most)
+        return dict(found.values())
+
+
+def counter_key(limit: Limit, name: str) -> str:
+    """What tells a counter from others of its window: the name, which may be anything, is last."""
+    return f"{limit.scope} {limit.unit}/{limit.window} {_bounded(name)}"
+
+
+def window_end(window: str, now: float) -> int:
+    """When the calendar minute, day or month (UTC) ends, in seconds since 1970."""
+    if window in SECONDS:
+        return (int(now) // SECONDS[window] + 1) * SECONDS[window]
+    today = datetime.fromtimestamp(now, UTC)
+    year, month = divmod(today.year * 12 + today.month, 12)
+    return int(datetime(year, month + 1, 1, tzinfo=UTC).timestamp())
+
+
+def _bounded(name: str) -> str:
+    if len(name) <= MAX_NAME_CHARACTERS and name.isprintable():
+        return name
+    # Longer than any name that stays as it is, so that none can pass for another.
+    return "sha256=" + sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _tokens(record: Mapping[str, Any]) -> int:
+    if record["total_tokens"] is not None:
+        return int(record["total_tokens"])
+    return (record["prompt_tokens"] or 0) + (record["completion_tokens"] or 0)
+
+
+def _refusal(limit: Limit, ends: int, now: float) -> ServiceError:
+    kind = errors.RATE_LIMITED if limit.window == "minute" else errors.BUDGET_EXHAUSTED
+    until = datetime.fromtimestamp(ends, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    wait_s = math.ceil(ends - now)
+    text = f"The limit `{limit.text}` is used up until {until}."
+    return ServiceError(kind, text, retry_after=str(wait_s), is_final=wait_s > MAX_WAIT_S)
+
+
+def _connector(settings: Settings) -> Callable[[], Any]:
+    if settings.redis_url is None:
+        return lambda: SQLite(settings.limits_file)
+    return redis_at(settings.redis_url, settings.redis_ca_bundle)

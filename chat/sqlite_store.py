@@ -1,0 +1,92 @@
+"""Counts in a SQLite file, which the processes of one machine share."""
+
+import os
+import sqlite3
+import threading
+import time
+from typing import Any
+
+from chat.stores import PATIENCE_S, Counter
+
+_PAUSE_S = 0.002
+_CLEAN_ROWS = 500  # a millisecond or so
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS counters (ends INTEGER, key TEXT, used INTEGER NOT NULL,"
+    " PRIMARY KEY (ends, key)) WITHOUT ROWID"
+)
+_FULL = "SELECT ends, key FROM counters WHERE ends = ? AND key = ? AND used >= ?"
+_ADD = (
+    "INSERT INTO counters SELECT * FROM (VALUES {}) WHERE {}"
+    " ON CONFLICT DO UPDATE SET used = used + excluded.used"
+)
+_CLEAN = (
+    "DELETE FROM counters WHERE (ends, key) IN"
+    " (SELECT ends, key FROM counters WHERE ends <= ? LIMIT ?)"
+)
+
+
+class SQLite:
+    """A file that the processes of one machine share, on a disk of that machine."""
+
+    patience_s = PATIENCE_S
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._clean_at = 0.0
+        # Each statement is a transaction, so that nobody waits for Python with the file locked.
+        self._file = sqlite3.connect(path, 1, isolation_level=None, check_same_thread=False)
+        for statement in (
+            "PRAGMA journal_mode = WAL",
+            # No call waits for a disk: what is written survives a kill, but maybe no power cut.
+            "PRAGMA synchronous = OFF",
+            _TABLE,
+            "PRAGMA busy_timeout = 0",
+        ):
+            self._file.execute(statement)
+        self._inode = os.stat(path).st_ino
+
+    def take(self, counters: list[Counter], now: float) -> int | None:
+        self._clean(now)
+        limits = [value for ends, key, most, _ in counters for value in (ends, key, most)]
+        adding = [(ends, key, adds) for ends, key, _, adds in counters if adds]
+        if adding:
+            rows = ", ".join(["(?, ?, ?)"] * len(adding))
+            none_full = " AND ".join([f"NOT EXISTS ({_FULL})"] * len(counters))
+            values = [value for row in adding for value in row]
+            if self._run(_ADD.format(rows, none_full), values + limits)[1]:
+                return None
+        full, _ = self._run(" UNION ALL ".join([_FULL] * len(counters)), limits)
+        keys = [(counter.ends, counter.key) for counter in counters]
+        return keys.index(full[0]) if full else None
+
+    def known(self, now: float) -> dict[tuple[int, str], int]:
+        rows, _ = self._run("SELECT ends, key, used FROM counters WHERE ends > ?", [now])
+        return {(ends, key): used for ends, key, used in rows}
+
+    def delete(self, counters: list[Counter]) -> None:
+        for ends, key, *_ in counters:
+            self._run("DELETE FROM counters WHERE ends = ? AND key = ?", [ends, key])
+
+    def _clean(self, now: float) -> None:
+        """Once a minute, or as long as there is more: remove windows that have ended."""
+        if now < self._clean_at:
+            return
+        if os.stat(self._path).st_ino != self._inode:
+            raise sqlite3.OperationalError("the file was replaced")
+        _, removed = self._run(_CLEAN, [now, _CLEAN_ROWS])
+        self._clean_at = now if removed == _CLEAN_ROWS else now + 60
+
+    def _run(self, statement: str, values: list[Any]) -> tuple[list[Any], int]:
+        """Its rows, and how many it changed; where another process holds the file, tried again."""
+        # Counted in tries, not by a clock: that this process is busy is no reason to give up.
+        for _ in range(round(self.patience_s / _PAUSE_S)):
+            try:
+                with self._lock:
+                    cursor = self._file.execute(statement, values)
+                    return cursor.fetchall(), cursor.rowcount
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+            time.sleep(_PAUSE_S)
+        raise sqlite3.OperationalError("database is locked")
