@@ -6,7 +6,7 @@ from typing import Any
 import schemas
 from core import errors
 from core.errors import ServiceError
-from providers.base import Answer, Beat, Event, Finish, Start, Usage
+from providers.base import Answer, Event, Finish, Ping, Start, Usage
 
 MEDIA_TYPE = "text/event-stream"
 PING = ": ping\n\n"
@@ -67,7 +67,7 @@ class Chunks:
         match event:
             case str():
                 return self._text(event) if event else ""
-            case Beat():
+            case Ping():
                 return PING
             case Start():
                 self.start = event

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-import providers
 import schemas
 from chat import answers
 from core import errors, records, watchdog
@@ -15,6 +14,7 @@ from core.access import Caller
 from core.errors import CallerLeft, ServiceError
 from core.settings import Settings
 from providers.base import Call, ChatRequest, EventStream, Finish, Start
+from providers.http import connect
 
 
 class ChatService:
@@ -22,7 +22,7 @@ class ChatService:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.providers = providers.connect(settings)
+        self.providers = connect(settings)
         self.slots = threading.BoundedSemaphore(settings.call_slots)
 
 

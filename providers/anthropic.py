@@ -4,7 +4,6 @@ Sources: https://docs.anthropic.com/en/api/messages and .../api/messages-streami
 """
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from core import errors
@@ -12,20 +11,20 @@ from core.errors import ServiceError
 from core.settings import Settings
 from providers.base import (
     Answer,
-    Beat,
-    Call,
     ChatRequest,
     Event,
-    EventStream,
     Finish,
+    NotAnAnswer,
     Prepared,
-    Provider,
+    ProviderError,
     Start,
+    StreamReader,
     Usage,
+    Vendor,
     count,
+    is_error,
     text,
 )
-from providers.http.transport import Endpoint, Exchange, StreamReader
 
 # The last version that takes `temperature`: 2026-10-21 answers 400 to it.
 VERSION = "2023-06-01"
@@ -40,28 +39,33 @@ _FINISH_REASONS = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+# input_tokens leaves out what was read from or written to the cache.
+_PROMPT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
-class Anthropic(Provider):
+class Anthropic(Vendor):
     name = "anthropic"
+    label = "Anthropic"
+    request_id_header = "request-id"
+    optional = {"temperature": None}
 
     def __init__(self, settings: Settings) -> None:
+        self.key = settings.anthropic_api_key
+        self.url = f"{settings.anthropic_base_url}/v1/messages"
+        self.models_url = f"{settings.anthropic_base_url}/v1/models"
         self._default_max_tokens = settings.default_max_tokens
-        self._endpoint = Endpoint(
-            "Anthropic",
-            f"{settings.anthropic_base_url}/v1/messages",
-            {"x-api-key": settings.anthropic_api_key, "anthropic-version": VERSION},
-            request_id_header="request-id",
-            settings=settings,
-        )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"x-api-key": self.key or "", "anthropic-version": VERSION}
 
     def prepare(self, request: ChatRequest) -> Prepared:
         # Blank text is a 400 at Anthropic, and so is an assistant's turn at the end.
         said = [message for message in request.messages if message["content"].strip()]
         turns = [message for message in said if message["role"] != "system"]
         if not turns or turns[-1]["role"] != "user":
-            text = f"messages must end with a user message that has text: {request.model} needs one"
-            raise ServiceError(errors.INVALID_INPUT, text)
+            problem = f"must end with a user message that has text: {request.model} needs one"
+            raise ServiceError(errors.INVALID_INPUT, f"messages {problem}")
         body: dict[str, Any] = {
             "model": request.model,
             "max_tokens": request.max_tokens or self._default_max_tokens,
@@ -73,67 +77,96 @@ class Anthropic(Provider):
         is_capped = request.temperature > MAX_TEMPERATURE
         return Prepared(body, {"temperature": MAX_TEMPERATURE} if is_capped else {})
 
-    def complete(self, body: dict[str, Any], call: Call) -> Answer:
-        return self._endpoint.complete(body, call, _answer)
+    def answer(self, document: Any) -> Answer:
+        if is_error(document):
+            raise ProviderError(document)
+        blocks = document["content"]
+        if not isinstance(blocks, list):
+            raise TypeError
+        texts = [text(block.get("text")) for block in blocks if block["type"] == "text"]
+        finish = Finish(_reason(document["stop_reason"]), _usage(document.get("usage") or {}))
+        return Answer(_start(document), "".join(texts), finish)
 
-    def stream(self, body: dict[str, Any], call: Call) -> EventStream:
-        return self._endpoint.stream({**body, "stream": True}, call, _Reader())
-
-
-def _answer(message: dict[str, Any]) -> Answer:
-    blocks = message["content"]
-    if not isinstance(blocks, list):
-        raise TypeError
-    texts = [text(block["text"]) for block in blocks if block["type"] == "text"]
-    finish = _finish(message["stop_reason"], message["usage"])
-    return Answer(_start(message), "".join(texts), finish)
+    def reader(self) -> StreamReader:
+        return _Reader()
 
 
 def _start(message: dict[str, Any]) -> Start:
     return Start(message["id"], message["model"], int(time.time()))
 
 
-def _finish(stop_reason: str | None, usage: dict[str, Any]) -> Finish:
-    # input_tokens leaves out what was written to or read from the cache.
-    cached, written = (
-        0 if usage.get(name) is None else count(usage[name])
-        for name in ("cache_read_input_tokens", "cache_creation_input_tokens")
-    )
-    prompt_tokens = count(usage["input_tokens"]) + written + cached
-    return Finish(
-        _FINISH_REASONS.get(stop_reason or "", stop_reason or None),
-        Usage(prompt_tokens, count(usage["output_tokens"]), cached),
-    )
+def _reason(stop_reason: str | None) -> str | None:
+    if stop_reason == "error":
+        raise ProviderError(None)
+    return _FINISH_REASONS.get(stop_reason or "", stop_reason or None)
+
+
+def _usage(counts: dict[str, Any]) -> Usage | None:
+    uncached, cached, written = (count(counts.get(name)) for name in _PROMPT)
+    completion = count(counts.get("output_tokens"))
+    if uncached is None and completion is None:
+        return None
+    prompt = None if uncached is None else uncached + (cached or 0) + (written or 0)
+    return Usage(prompt, completion, cached)
+
+
+def _said(part: dict[str, Any], kind: str) -> list[Event]:
+    # What is not text (thinking, above all) only shows that work goes on.
+    said = text(part.get("text")) if part["type"] == kind else ""
+    return [said] if said else []
 
 
 class _Reader(StreamReader):
     def __init__(self) -> None:
-        self._usage: dict[str, Any] = {}
+        self._id: str | None = None
+        self._counts: dict[str, Any] = {}
         self._stop_reason: str | None = None
 
-    def take(self, data: str, exchange: Exchange) -> Iterable[Event]:
-        event = exchange.parse(data)
-        match event["type"]:
+    def read(self, document: Any) -> list[Event]:
+        if document.get("error") or ("type" not in document and is_error(document)):
+            raise ProviderError(document)
+        match document["type"]:
             case "content_block_delta":
-                delta = event["delta"]
-                # What is not text (thinking, above all) shows the caller only that work goes on.
-                return [text(delta["text"]) if delta["type"] == "text_delta" else Beat.PING]
+                return _said(document["delta"], "text_delta")
             case "content_block_start":
-                block = event["content_block"]
-                return [text(block["text"])] if block["type"] == "text" else []
+                return _said(document["content_block"], "text")
             case "message_start":
-                self._usage.update(event["message"]["usage"])
-                return [_start(event["message"])]
+                return self._begin(document["message"])
             case "message_delta":
-                # Cumulative, so it overrides; nulls say nothing.
-                usage = event.get("usage") or {}
-                self._usage.update({name: n for name, n in usage.items() if n is not None})
-                self._stop_reason = event["delta"].get("stop_reason") or self._stop_reason
+                if self._id is None:
+                    raise TypeError
+                self._count(document.get("usage") or {})
+                self._stop_reason = document["delta"].get("stop_reason") or self._stop_reason
             case "message_stop":
-                self.is_done = True
-                return [_finish(self._stop_reason, self._usage)]
-            case "ping":
-                return [Beat.PING]
+                if not self._stop_reason:
+                    raise TypeError
+                return [Finish(_reason(self._stop_reason), _usage(self._counts))]
             case "error":
-                exchange.fail_with(event)
+                raise ProviderError(document)
         return []
+
+    def end(self) -> list[Event]:
+        return []  # without its message_stop a stream was cut
+
+    def _begin(self, message: dict[str, Any]) -> list[Event]:
+        if self._id is not None:
+            if message["id"] != self._id:
+                raise NotAnAnswer("began another answer in the middle of this one")
+            return []
+        start = _start(message)
+        if not text(start.id) or not text(start.model):
+            raise TypeError
+        self._id = start.id
+        self._count(message.get("usage") or {})
+        known = _usage(self._counts)
+        # Its output_tokens are a placeholder.
+        known = known and Usage(known.prompt_tokens, None, known.cached_tokens)
+        return [start, known] if known else [start]
+
+    def _count(self, counts: dict[str, Any]) -> None:
+        """Counts replace those that came before, all of a side's together; zeros say nothing."""
+        for side in (_PROMPT, ("output_tokens",)):
+            given = {name: count(counts.get(name)) for name in side}
+            told = {name: number for name, number in given.items() if number is not None}
+            if any(told.values()) or not any(self._counts.get(name) for name in side):
+                self._counts |= told

@@ -1,11 +1,11 @@
 """What every provider can do, and the values that cross between it and the service."""
 
-import enum
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from core.settings import Settings
 from core.watchdog import Watch
 
 
@@ -34,8 +34,8 @@ class Prepared:
 class Call:
     """One call on its way: what may cut it short, who asks, and what became of it upstream.
 
-    `adjusted` has the parameters that were left out or changed for the provider; `cause` says in a
-    word why the last attempt failed (`dns`, `refused`, `tls`, `timeout`, …).
+    `adjusted` has the parameters that the model got otherwise than asked, None for one left out;
+    `cause` says in a word why the last attempt failed (`dns`, `refused`, `tls`, `cut`, …).
     """
 
     watch: Watch
@@ -93,36 +93,18 @@ class Answer:
     finish: Finish
 
 
-class Beat(enum.Enum):
-    """A sign of life that carries no text."""
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A sign of life: something came, but no text."""
 
-    PING = enum.auto()
 
-
+PING = Ping()
 # What a stream is made of, in this order: one Start, any number of texts (plain str), one Finish.
-# Beats come anywhere, also first; a Usage tells what is known of it before the end, and is
-# overridden by the next. They come in lists: all that one read brought.
-Event = Start | str | Beat | Usage | Finish
+# Pings come anywhere, also first; a Usage tells what is known before the end, and the next one
+# replaces it. They come in lists: all that one read brought, and never an empty one.
+Event = Start | str | Ping | Usage | Finish
 # Closing it ends the upstream request.
 EventStream = Generator[list[Event], None, None]
-
-
-# What every client's JSON reader holds exactly (RFC 8259, section 6).
-MAX_COUNT = 2**53 - 1
-
-
-def text(value: Any) -> str:
-    """`value`, from a provider; raises TypeError if it is no string."""
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def count(value: Any) -> int:
-    """`value`, from a provider; raises TypeError if it is no number of things."""
-    if type(value) is not int or not 0 <= value <= MAX_COUNT:  # isinstance() would let True pass
-        raise TypeError
-    return value
 
 
 class Provider(ABC):
@@ -141,3 +123,104 @@ class Provider(ABC):
     @abstractmethod
     def stream(self, body: dict[str, Any], call: Call) -> EventStream:
         """The answer's events as they come."""
+
+
+class ProviderError(Exception):
+    """`document`, which came where an answer should be, is an error."""
+
+    def __init__(self, document: Any) -> None:
+        super().__init__()
+        self.document = document
+
+
+class NotAnAnswer(ValueError):
+    """What came is no answer; the text goes on from the provider's name."""
+
+
+class StreamReader(ABC):
+    """One stream, turned into our events one parsed event at a time.
+
+    Raises ProviderError, or LookupError, TypeError, AttributeError or ValueError for what has
+    not the expected shape.
+    """
+
+    @abstractmethod
+    def read(self, document: Any) -> list[Event]:
+        """The events in one server-sent event's document; none where it only shows life."""
+
+    @abstractmethod
+    def end(self) -> list[Event]:
+        """The Finish, where the stream is complete as it ends here and has told none yet."""
+
+
+class Vendor(ABC):
+    """A provider behind HTTP: where it is, and how to write to it and read it."""
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    request_id_header: ClassVar[str]
+    # Where the provider takes our own request's id, if it does.
+    client_request_id_header: ClassVar[str | None] = None
+    # What makes a body one that asks for a stream, and the data (if any) that ends the stream.
+    stream_fields: ClassVar[Mapping[str, Any]] = {"stream": True}
+    end_mark: ClassVar[str | None] = None
+    # The parameters that a model may refuse, each with the other name it then goes by, if any.
+    optional: ClassVar[Mapping[str, str | None]]
+
+    url: str
+    models_url: str
+    key: str | None
+
+    @abstractmethod
+    def __init__(self, settings: Settings) -> None: ...
+
+    @property
+    @abstractmethod
+    def headers(self) -> dict[str, str]:
+        """The headers that carry the key, and others of its own."""
+
+    @abstractmethod
+    def prepare(self, request: ChatRequest) -> Prepared:
+        """As Provider.prepare()."""
+
+    @abstractmethod
+    def answer(self, document: Any) -> Answer:
+        """A full answer's document, read; raises as StreamReader does."""
+
+    @abstractmethod
+    def reader(self) -> StreamReader:
+        """What reads one stream."""
+
+
+# What every client's JSON reader holds exactly (RFC 8259, section 6).
+MAX_COUNT = 2**53 - 1
+
+
+def text(value: Any) -> str:
+    """`value`, from a provider, None being no text; raises TypeError for what is neither."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def count(value: Any) -> int | None:
+    """`value`, from a provider, a number of things, or None; raises TypeError for others."""
+    if type(value) is float and value.is_integer():  # isinstance() would let True pass for 1
+        value = int(value)
+    if value is not None and (type(value) is not int or not 0 <= value <= MAX_COUNT):
+        raise TypeError
+    return value
+
+
+def is_error(document: Any) -> bool:
+    """Whether a document is an error, in any form that providers and those before them write."""
+    if isinstance(document, list):
+        return bool(document) and is_error(document[0])
+    return isinstance(document, dict) and bool(
+        document.get("error")
+        or "error" in (document.get("object"), document.get("type"))
+        or any(document.get(name) for name in ("detail", "errors"))
+        or isinstance(document.get("message"), str)
+    )

@@ -1,42 +1,56 @@
 """OpenAI's Chat Completions API: our values into its form, its answers into ours.
 
-Source: https://platform.openai.com/docs/api-reference/chat
+Source: https://platform.openai.com/docs/api-reference/chat. Many others speak it, each a little
+differently; what is known of that is read here, too.
 """
 
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from core.settings import Settings
 from providers.base import (
     Answer,
-    Call,
     ChatRequest,
     Event,
-    EventStream,
     Finish,
+    NotAnAnswer,
     Prepared,
-    Provider,
+    ProviderError,
     Start,
+    StreamReader,
     Usage,
+    Vendor,
     count,
+    is_error,
     text,
 )
-from providers.http.transport import Endpoint, Exchange, StreamReader
+
+# Text that comes before the answer's id and model is kept so far.
+MAX_EARLY_CHARACTERS = 100_000
 
 
-class OpenAI(Provider):
+class OpenAI(Vendor):
     name = "openai"
+    label = "OpenAI"
+    request_id_header = "x-request-id"
+    client_request_id_header = "X-Client-Request-Id"
+    stream_fields = {"stream": True, "stream_options": {"include_usage": True}}
+    end_mark = "[DONE]"
+    # Its newer models refuse max_tokens; some servers that speak its wire know nothing else.
+    optional = {
+        "temperature": None,
+        "max_completion_tokens": "max_tokens",
+        "max_tokens": "max_completion_tokens",
+    }
 
     def __init__(self, settings: Settings) -> None:
-        key = settings.openai_api_key
-        self._endpoint = Endpoint(
-            "OpenAI",
-            f"{settings.openai_base_url}/chat/completions",
-            {"Authorization": key and f"Bearer {key}"},
-            request_id_header="x-request-id",
-            settings=settings,
-        )
+        self.key = settings.openai_api_key
+        self.url = f"{settings.openai_base_url}/chat/completions"
+        self.models_url = f"{settings.openai_base_url}/models"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
 
     def prepare(self, request: ChatRequest) -> Prepared:
         body: dict[str, Any] = {
@@ -45,72 +59,110 @@ class OpenAI(Provider):
             "temperature": request.temperature,
         }
         if request.max_tokens is not None:
-            body["max_tokens"] = request.max_tokens
+            body["max_completion_tokens"] = request.max_tokens
         return Prepared(body)
 
-    def complete(self, body: dict[str, Any], call: Call) -> Answer:
-        return self._endpoint.complete(body, call, _answer)
+    def answer(self, document: Any) -> Answer:
+        _raise_if_error(document)
+        choice = document["choices"][0]
+        reason = _reason(choice)
+        usage = _usage(document.get("usage"), None)
+        start = Start(document["id"], document["model"], _created(document))
+        return Answer(start, _text(choice["message"]), Finish(reason, usage))
 
-    def stream(self, body: dict[str, Any], call: Call) -> EventStream:
-        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
-        return self._endpoint.stream(streamed, call, _Reader())
-
-
-def _answer(completion: dict[str, Any]) -> Answer:
-    choice = completion["choices"][0]
-    finish = Finish(choice["finish_reason"] or None, _usage(completion.get("usage")))
-    return Answer(_start(completion), _text(choice["message"]), finish)
+    def reader(self) -> StreamReader:
+        return _Reader()
 
 
-def _start(document: dict[str, Any]) -> Start:
+def _raise_if_error(document: Any) -> None:
+    has_choices = isinstance(document, dict) and document.get("choices")
+    if document.get("error") if has_choices else is_error(document):
+        raise ProviderError(document)
+
+
+def _reason(choice: dict[str, Any]) -> str | None:
+    reason = choice.get("finish_reason") or None
+    if reason == "error" or choice.get("error"):
+        raise ProviderError(choice)
+    return reason
+
+
+def _created(document: dict[str, Any]) -> int:
     created = document.get("created")
-    return Start(
-        document["id"],
-        document["model"],
-        created if type(created) is int else int(time.time()),
-    )
+    return created if type(created) is int and created else int(time.time())
 
 
 def _text(message: dict[str, Any]) -> str:
     """The text of a message or a delta; a refusal is what the model said instead."""
-    said = message.get("content")
-    if said is None or said == "":
-        said = message.get("refusal")
-    return "" if said is None else text(said)
+    content = message.get("content")
+    return text(message.get("refusal") if content is None or content == "" else content)
 
 
-def _usage(usage: dict[str, Any] | None) -> Usage | None:
-    if usage is None:
-        return None
-    details = usage.get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens")
-    return Usage(
-        count(usage["prompt_tokens"]),
-        count(usage["completion_tokens"]),
-        None if cached is None else count(cached),
+def _usage(counts: Any, known: Usage | None) -> Usage | None:
+    """What is known with these counts; zeros and nulls do not replace what was."""
+    if not counts:
+        return known
+    prompt = counts.get("prompt_tokens_details") or {}
+    completion = counts.get("completion_tokens_details") or {}
+    told = (
+        count(counts.get("prompt_tokens")),
+        count(counts.get("completion_tokens")),
+        count(prompt.get("cached_tokens")),
+        count(completion.get("reasoning_tokens")),
     )
+    if known is not None:
+        before = (
+            known.prompt_tokens,
+            known.completion_tokens,
+            known.cached_tokens,
+            known.reasoning_tokens,
+        )
+        told = tuple(new or old or new for new, old in zip(told, before, strict=True))  # type: ignore[assignment]
+    return None if told == (None,) * 4 else Usage(*told)
 
 
 class _Reader(StreamReader):
     def __init__(self) -> None:
+        self._id = ""
+        self._model = ""
         self._has_started = False
-        self._finish_reason: str | None = None
+        self._early = ""
+        self._reason: str | None = None
         self._usage: Usage | None = None
 
-    def take(self, data: str, exchange: Exchange) -> Iterable[Event]:
-        if data == "[DONE]":
-            self.is_done = True
-            return [Finish(self._finish_reason, self._usage)]
-        chunk = exchange.parse(data)
-        if chunk.get("error"):
-            exchange.fail_with(chunk)
-        events: list[Event] = []
-        if not self._has_started:
-            self._has_started = True
-            events.append(_start(chunk))
-        self._usage = _usage(chunk.get("usage")) or self._usage
-        for choice in chunk["choices"]:
-            if choice.get("index", 0) == 0:
-                self._finish_reason = choice.get("finish_reason") or self._finish_reason
-                events.append(_text(choice.get("delta") or {}))
+    def read(self, document: Any) -> list[Event]:
+        _raise_if_error(document)
+        if not document:
+            raise TypeError
+        events: list[Event] = [] if self._has_started else self._begin(document)
+        if counts := document.get("usage"):
+            before, self._usage = self._usage, _usage(counts, self._usage)
+            if self._usage is not None and self._usage != before:
+                events.append(self._usage)
+        for choice in document.get("choices") or ():
+            if not choice.get("index"):  # the first, also where it is null
+                self._reason = _reason(choice) or self._reason
+                if said := _text(choice.get("delta") or {}):
+                    events += self._said(said)
         return events
+
+    def end(self) -> list[Event]:
+        return [Finish(self._reason, self._usage)] if self._reason and self._has_started else []
+
+    def _begin(self, document: dict[str, Any]) -> list[Event]:
+        """The head, once its parts have come: first events of others than OpenAI may lack them."""
+        self._id = self._id or text(document.get("id"))
+        self._model = self._model or text(document.get("model"))
+        if not self._id or not self._model:
+            return []
+        self._has_started = True
+        start = Start(self._id, self._model, _created(document))
+        return [start, self._early] if self._early else [start]
+
+    def _said(self, said: str) -> list[Event]:
+        if self._has_started:
+            return [said]
+        self._early += said
+        if len(self._early) > MAX_EARLY_CHARACTERS:
+            raise NotAnAnswer("streamed its text without an id and a model")
+        return []

@@ -38,14 +38,14 @@ NO_STREAMS: list[list[Any]] = [
     [b"data: " + b"[" * 100_000 + b"\n\n"],
     ["[DONE]"],
     [[]],
-    [None],
     [5],
     ["text"],
     [{}],
-    [b": only a comment\n\n"],
     [b"<html>Bad gateway</html>"],
     [b""],
 ]
+# What shows that the provider is there, but brings no answer.
+ONLY_SIGNS_OF_LIFE: list[list[Any]] = [[None], [b": only a comment\n\n"], [None, {}]]
 
 
 @functools.cache
@@ -87,6 +87,13 @@ def error_of(response: TestResponse, status: int) -> tuple[str, str]:
     assert response.mimetype == "application/json"
     assert sorted(document) == ["error", "message"]
     return document["error"], document["message"]
+
+
+def code_of(document: dict[str, Any]) -> str:
+    """The code in a stream's last event, an error."""
+    error = document["error"]
+    code: str = error["code"] if isinstance(error, dict) else error
+    return code
 
 
 def answer(

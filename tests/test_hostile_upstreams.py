@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-import providers
 from core import watchdog
 from core.settings import Settings
 from providers.base import Call, ChatRequest, Finish, Provider
-from providers.http import transport
+from providers.http import connect, exchange
 from tests.conftest import CLAUDE, GPT, Service, ask, pointed_at, serve
 from tests.upstream import (
     CHUNKED,
@@ -240,7 +239,7 @@ def test_a_provider_that_never_stops_is_cut_off(service: Service, provider: Upst
 
 def prepared(upstream: Upstream) -> tuple[Provider, dict[str, Any]]:
     """OpenAI's side of the service, in this process, and a body for it to send."""
-    provider = providers.connect(Settings.read(pointed_at(upstream)))[GPT]
+    provider = connect(Settings.read(pointed_at(upstream)))[GPT]
     request = ChatRequest(GPT, [{"role": "user", "content": "Hi"}], 1.0, None)
     return provider, provider.prepare(request).body
 
@@ -248,7 +247,7 @@ def prepared(upstream: Upstream) -> tuple[Provider, dict[str, Any]]:
 def test_the_end_of_a_body_is_waited_for_so_that_its_connection_is_used_again(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "END_OF_BODY_S", 10)  # as long as a busy machine may take
+    monkeypatch.setattr(exchange, "END_OF_BODY_S", 10)  # as long as a busy machine may take
     provider, body = prepared(upstream)
     end = b"0\r\n\r\n"
     whole = in_chunks(*openai_events(["Hello"])).removesuffix(end)

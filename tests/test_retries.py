@@ -7,8 +7,8 @@ from email.utils import formatdate
 
 import pytest
 
-from providers.http import failures
-from providers.http.failures import RetryBudget
+from providers.http import retries
+from providers.http.retries import RetryBudget
 from tests.conftest import CLAUDE, GPT, Service, ask, pointed_at, serve, text_of
 from tests.upstream import CUT, RESET, STALL, Reply, Upstream, raw, refuse, say
 
@@ -235,27 +235,27 @@ def test_a_connection_closed_just_when_it_is_used_again_is_no_failed_request(
 
 def test_the_budget_gives_ten_retries_then_one_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(failures.time, "monotonic", lambda: now)
+    monkeypatch.setattr(retries.time, "monotonic", lambda: now)
     budget = RetryBudget()
-    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
+    assert [budget.take("a") for _ in range(11)] == [True] * 10 + [False]
     now += 0.9
-    assert not budget.take()
+    assert not budget.take("a")
     now += 0.2
-    assert budget.take()
-    assert not budget.take()
+    assert budget.take("a")
+    assert not budget.take("a")
     now += 3600
-    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
+    assert [budget.take("a") for _ in range(11)] == [True] * 10 + [False]
 
 
 def test_the_budget_gives_a_retry_for_every_ten_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failures.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(retries.time, "monotonic", lambda: 100.0)
     budget = RetryBudget()
-    while budget.take():
+    while budget.take("a"):
         pass
     for _ in range(11):  # one more than ten, as tenths do not add up to one
-        budget.note_call()
-    assert budget.take()
-    assert not budget.take()
+        budget.note_call("a")
+    assert budget.take("a")
+    assert not budget.take("a")
 
 
 def test_an_outage_does_not_triple_the_calls_to_the_provider(

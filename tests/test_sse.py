@@ -43,7 +43,7 @@ SHORT_EVENTS = ["é", "\u2028", "a\nb", "c"]
 
 def decoded(*reads: bytes) -> list[str]:
     decoder = Decoder()
-    return [event for read in reads for event in decoder.feed(read)]
+    return [event for read in reads for event in decoder.feed(read) if event is not None]
 
 
 def cut(stream: bytes, *offsets: int) -> list[bytes]:

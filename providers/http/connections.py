@@ -1,5 +1,10 @@
-"""requests' connections, made so that the watchdog can shut one down while a call waits on it."""
+"""requests' connections, made so that a call's limits hold for them from the name lookup on.
 
+The watchdog can shut one down while a call waits on it, and whatever happens on one is raised as
+the Failure that it is.
+"""
+
+import contextlib
 import functools
 import socket
 import threading
@@ -12,7 +17,10 @@ from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from core import watchdog
 from core.watchdog import Watch, shut_down
+from providers.http.addresses import lookup
+from providers.http.failures import CONNECTING, WAITING, raised_as
 from providers.http.response import ProviderResponse
 
 # A provider that vanished without a word is noticed after 2 minutes, though a full answer may
@@ -34,9 +42,11 @@ class Sending:
     """A request on its way, and the connection that it got."""
 
     watch: Watch
+    connect_timeout_s: float
     read_timeout_s: float
-    sock: socket.socket | None = None
-    on_used_connection: bool = False
+    needs_new_connection: bool = False
+    sock: socket.socket | None = None  # once connected
+    is_on_used_connection: bool = False
 
 
 class _InThisThread(threading.local):
@@ -53,33 +63,76 @@ class _Connection(HTTPConnection):
 
     _watch: Watch | None = None
     _is_used = False
-    _unsent: bytearray | None = None
 
     def connect(self) -> None:
-        super().connect()
+        """Connect, TLS and a proxy's CONNECT included, within the one time that there is for it."""
+        sending = in_this_thread.sending
+        with contextlib.ExitStack() as held:
+            held.enter_context(raised_as(CONNECTING, sending.connect_timeout_s))
+            limit = held.enter_context(watchdog.watch(None, sending.connect_timeout_s))
+            self._while_connecting = (limit, held)
+            try:
+                super().connect()
+            except Exception:
+                if limit.cause is not None:
+                    raise TimeoutError from None
+                raise
+            finally:
+                del self._while_connecting
         self._is_used = False
+
+    def _new_conn(self) -> socket.socket:
+        # urllib3's own looks the name up without any limit, and gives each address all the time.
+        sending, (limit, held) = in_this_thread.sending, self._while_connecting
+        addresses = lookup(self.host.strip("[]"), self.port, sending.watch, limit.deadline)
+        error: OSError = TimeoutError()
+        for tried, (family, kind, protocol, _name, address) in enumerate(addresses):
+            sock = socket.socket(family, kind, protocol)
+            # TLS takes the descriptor away from `sock`; a second one stays, to shut it down by.
+            handle = held.enter_context(sock.dup())
+            for watch in (limit, sending.watch):
+                watch.on_end(functools.partial(shut_down, handle))
+            try:
+                for option in self.socket_options or ():
+                    sock.setsockopt(*option)
+                sock.settimeout(max(0.001, limit.time_left_s / (len(addresses) - tried)))
+                sock.connect(address)
+            except OSError as failure:
+                sock.close()
+                error = failure
+            else:
+                sock.settimeout(sending.connect_timeout_s)
+                return sock
+        raise error
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         sending = in_this_thread.sending
         if self.sock is None:
             self.connect()
-        sending.sock, sending.on_used_connection = self.sock, self._is_used
+        sending.sock, sending.is_on_used_connection = self.sock, self._is_used
         self._is_used = True
         self._watch = sending.watch
         self._watch.on_end(functools.partial(self._cut, self._watch, self.sock))
         # urllib3 would go on applying the connect timeout until the request is sent.
         self.timeout = sending.read_timeout_s
-        # Head and body leave in one write instead of two.
-        self._unsent = bytearray()
-        super().request(*args, **kwargs)
-        whole, self._unsent = self._unsent, None
-        self.send(whole)
+        # Where the provider has closed, its answer (413, say) may have come already.
+        closed = contextlib.suppress(BrokenPipeError, ConnectionResetError)
+        with raised_as(WAITING, sending.read_timeout_s), closed:
+            super().request(*args, **kwargs)
 
-    def send(self, data: Any) -> None:
-        if self._unsent is None:
-            super().send(data)
-        else:
-            self._unsent += data
+    def getresponse(self) -> Any:
+        with raised_as(WAITING, in_this_thread.sending.read_timeout_s):
+            return super().getresponse()
+
+    @property
+    def is_connected(self) -> bool:
+        # Bytes that nobody asked for may have been decrypted already, where urllib3's poll of the
+        # socket does not see them: the next caller would take them for the answer.
+        return (
+            super().is_connected
+            and not in_this_thread.sending.needs_new_connection
+            and not (isinstance(self.sock, SSLSocket) and self.sock.pending())
+        )
 
     def _cut(self, watch: Watch, sock: socket.socket) -> None:
         if self._watch is watch:  # else the pool has given the connection to another call
@@ -87,13 +140,7 @@ class _Connection(HTTPConnection):
 
 
 class _TLSConnection(_Connection, HTTPSConnection):
-    @property
-    def is_connected(self) -> bool:
-        # Bytes that nobody asked for may have been decrypted already, where urllib3's poll of the
-        # socket does not see them: the next caller would take them for the answer.
-        return super().is_connected and not (
-            isinstance(self.sock, SSLSocket) and self.sock.pending()
-        )
+    pass
 
 
 class _HTTPPool(HTTPConnectionPool):
@@ -126,7 +173,7 @@ class Adapter(HTTPAdapter):
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         # There is one address and one set of TLS settings, so neither the pool nor what to ask it
         # for need be looked up.
-        if self._pool is None or self._pool.pool is None:
+        if self._pool is None:
             self._pool = super().get_connection_with_tls_context(*args, **kwargs)
         return self._pool
 

@@ -1,152 +1,123 @@
-"""What a provider's failures mean: in the service's own kinds, and for another attempt."""
+"""What can go wrong between sending a request and the end of its answer."""
 
-import re
-import threading
-import time
-from collections.abc import Iterable, Mapping
+import contextlib
+import errno
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 
-from urllib3.exceptions import HTTPError
-from urllib3.util.retry import Retry
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from core import errors
 from core.errors import Kind
 
-MAX_QUOTE_CHARACTERS = 300
-
-RETRYABLE_STATUSES = frozenset({408, 409, 429, *range(500, 600)})
-_KINDS_BY_STATUS = {
-    401: errors.PROVIDER_AUTH_FAILED,
-    402: errors.PROVIDER_AUTH_FAILED,
-    403: errors.PROVIDER_AUTH_FAILED,
-    404: errors.MODEL_NOT_AVAILABLE,
-    408: errors.PROVIDER_TIMEOUT,
-    409: errors.PROVIDER_UNAVAILABLE,
-    429: errors.PROVIDER_RATE_LIMITED,
-}
-_KINDS_BY_HUNDRED = {
-    4: errors.PROVIDER_REJECTED_REQUEST,
-    5: errors.PROVIDER_UNAVAILABLE,
-}
-# Both vendors' error codes and types: all that an error in mid-stream has to tell it by.
-_KINDS_BY_WORD = {
-    "insufficient_quota": errors.PROVIDER_RATE_LIMITED,
-    "rate_limit_exceeded": errors.PROVIDER_RATE_LIMITED,
-    "rate_limit_error": errors.PROVIDER_RATE_LIMITED,
-    "model_not_found": errors.MODEL_NOT_AVAILABLE,
-    "not_found_error": errors.MODEL_NOT_AVAILABLE,
-    "invalid_api_key": errors.PROVIDER_AUTH_FAILED,
-    "authentication_error": errors.PROVIDER_AUTH_FAILED,
-    "billing_error": errors.PROVIDER_AUTH_FAILED,
-    "permission_error": errors.PROVIDER_AUTH_FAILED,
-    "context_length_exceeded": errors.PROVIDER_REJECTED_REQUEST,
-    "invalid_request_error": errors.PROVIDER_REJECTED_REQUEST,
-    "request_too_large": errors.PROVIDER_REJECTED_REQUEST,
-    "timeout_error": errors.PROVIDER_TIMEOUT,
-    "overloaded_error": errors.PROVIDER_UNAVAILABLE,
-    "api_error": errors.PROVIDER_UNAVAILABLE,
-    "server_error": errors.PROVIDER_UNAVAILABLE,
-}
-# Only where the caller can do something about the cause do the provider's own words help.
-_QUOTED = (errors.PROVIDER_REJECTED_REQUEST, errors.MODEL_NOT_AVAILABLE)
-_KEY_LIKE = re.compile(r"\b(?:sk-|bearer\s)[^\s\"',;]+", re.IGNORECASE)
+_LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
+@dataclass(eq=False)
 class Failure(Exception):
-    """An attempt that failed: what to tell the caller, and what speaks for another attempt."""
+    """An attempt that failed: what to tell the caller, and what speaks for another attempt.
 
-    def __init__(
-        self,
-        kind: Kind,
-        text: str,
-        *,
-        retryable: bool = False,
-        forbidden: bool = False,
-        unanswered: bool = False,
-        wait_s: float | None = None,
-    ) -> None:
-        super().__init__(text)
-        self.kind = kind
-        self.text = text
-        self.retryable = retryable and not forbidden
-        self.forbidden = forbidden
-        self.unanswered = unanswered
-        self.wait_s = wait_s
-
-
-class RetryBudget:
-    """The retries that a process may make: one for every ten calls, and one a second.
-
-    Without it, an outage would triple the load on a provider that is down already.
+    `text` goes on from the provider's name; `cause` is the record's word for it.
     """
 
-    SAVED_AT_MOST = 10.0
-
-    def __init__(self) -> None:
-        self._saved = self.SAVED_AT_MOST
-        self._at = time.monotonic()
-        self._lock = threading.Lock()
-
-    def note_call(self) -> None:
-        with self._lock:
-            self._saved = min(self.SAVED_AT_MOST, self._saved + 0.1)
-
-    def take(self) -> bool:
-        """Whether a retry may be made; if so, it is taken from the budget."""
-        with self._lock:
-            now = time.monotonic()
-            self._saved = min(self.SAVED_AT_MOST, self._saved + now - self._at)
-            self._at = now
-            may = self._saved >= 1
-            self._saved -= may
-            return may
+    kind: Kind
+    text: str
+    cause: str
+    is_retryable: bool = False
+    is_final: bool = False  # the provider says so
+    is_unanswered: bool = False  # the connection was closed before a byte of an answer came
+    wait_s: float | None = None  # as the provider says
+    request_id: str | None = None  # in its words
+    # What a refusal of the request's content says: the parameter that it is about, and its words.
+    param: str | None = None
+    words: str | None = None
 
 
-def kind_of_status(status: int) -> Kind:
-    """The kind of an answer other than 200."""
-    default = _KINDS_BY_HUNDRED.get(status // 100, errors.PROVIDER_BAD_RESPONSE)
-    return _KINDS_BY_STATUS.get(status, default)
+# What a library's exception means, the first row that fits: its classes, and the failure.
+# `{:g}` is the limit that held, in seconds.
+Table = tuple[tuple[type[Exception] | tuple[type[Exception], ...], Mapping[str, Any]], ...]
 
 
-class ErrorObject:
-    """What a provider's error document says; of an unknown shape, it says nothing."""
-
-    def __init__(self, document: Any) -> None:
-        error = document.get("error") if isinstance(document, dict) else None
-        fields = error if isinstance(error, dict) else {}
-        said = (fields.get("code"), fields.get("type"))
-        self._words = [word for word in said if isinstance(word, str) and word in _KINDS_BY_WORD]
-        self._message = fields.get("message")
-
-    @property
-    def kind(self) -> Kind:
-        """The kind by its words alone, which is all there is in mid-stream."""
-        return _KINDS_BY_WORD[self._words[0]] if self._words else errors.PROVIDER_UNAVAILABLE
-
-    @property
-    def is_out_of_credit(self) -> bool:
-        return "insufficient_quota" in self._words
-
-    def describe(self, kind: Kind, secrets: Iterable[str | None]) -> str:
-        """The end of a sentence: its first word and, where it helps, its message without keys."""
-        word = f" ({self._words[0]})" if self._words else ""
-        if kind not in _QUOTED or not isinstance(self._message, str) or not self._message:
-            return word
-        message = self._message
-        for secret in filter(None, secrets):
-            message = message.replace(secret, "[key]")
-        line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-        return f"{word}: {_KEY_LIKE.sub('[key]', line)[:MAX_QUOTE_CHARACTERS]}"
+def _row(kind: Kind, cause: str, text: str, **more: Any) -> Mapping[str, Any]:
+    return {"kind": kind, "cause": cause, "text": text, **more}
 
 
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait as the provider says, in OpenAI's milliseconds or the standard's forms."""
+_SILENT = _row(errors.PROVIDER_TIMEOUT, "read_timeout", "sent nothing for {:g} s")
+_DOWN = errors.PROVIDER_UNAVAILABLE
+CONNECTING: Table = (
+    (
+        TimeoutError,
+        _row(
+            errors.PROVIDER_TIMEOUT,
+            "connect_timeout",
+            "took no connection within {:g} s",
+            is_retryable=True,
+        ),
+    ),
+    (
+        (socket.gaierror, UnicodeError),
+        _row(_DOWN, "dns", "cannot be reached: its name leads nowhere", is_retryable=True),
+    ),
+    (ssl.SSLError, _row(_DOWN, "tls", "failed the TLS handshake")),
+    (
+        ConnectionRefusedError,
+        _row(_DOWN, "refused", "cannot be reached: it refuses connections", is_retryable=True),
+    ),
+    ((OSError, HTTPError), _row(_DOWN, "unreachable", "cannot be reached", is_retryable=True)),
+)
+BEFORE_SENDING = frozenset(failure["cause"] for _classes, failure in CONNECTING)
+WAITING: Table = (
+    (TimeoutError, _SILENT),
+    (
+        OSError,
+        _row(
+            _DOWN,
+            "cut",
+            "closed the connection without an answer",
+            is_retryable=True,
+            is_unanswered=True,
+        ),
+    ),
+    (
+        (HTTPException, HTTPError, ValueError),
+        _row(errors.PROVIDER_BAD_RESPONSE, "bad_answer", "sent what is not an HTTP answer"),
+    ),
+)
+_CUT = (HTTPError, HTTPException, OSError, ValueError)
+_SILENT_READ = ((ReadTimeoutError, TimeoutError), _SILENT)
+READING_STREAM: Table = (_SILENT_READ, (_CUT, _row(_DOWN, "cut", "cut its answer off")))
+READING_DOCUMENT: Table = (
+    _SILENT_READ,
+    (_CUT, _row(errors.PROVIDER_BAD_RESPONSE, "cut", "cut its answer off")),
+)
+
+
+@contextlib.contextmanager
+def raised_as(table: Table, limit_s: float) -> Iterator[None]:
+    """What the libraries raise inside comes out as the Failure that the table says it is."""
     try:
-        if "retry-after-ms" in headers:
-            wait_s = float(headers["retry-after-ms"]) / 1000
-            return min(wait_s, Retry.DEFAULT_RETRY_AFTER_MAX) if wait_s >= 0 else None
-        if "Retry-After" in headers:
-            return Retry().parse_retry_after(headers["Retry-After"])
-    except (HTTPError, ValueError, OverflowError):  # neither form
-        pass
-    return None
+        yield
+    except Failure:
+        raise
+    except Exception as error:
+        if _is_lack(error) or _is_lack(error.__cause__):
+            text = "has no file descriptors or memory left to reach a provider"
+            raise Failure(errors.OVERLOADED, text, "local", wait_s=1.0) from None
+        for classes, failure in table:
+            if isinstance(error, classes):
+                fields = {**failure, "text": failure["text"].format(limit_s)}
+                raise Failure(**fields) from None
+        raise
+
+
+def _is_lack(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in _LACKING
+
+
+def bad_answer(text: str) -> Failure:
+    """The failure of an answer that is none."""
+    return Failure(errors.PROVIDER_BAD_RESPONSE, text, "bad_answer")

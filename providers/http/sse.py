@@ -11,7 +11,7 @@ class EventTooLong(ValueError):
 
 
 class Decoder:
-    """The data of each event, from reads that may end anywhere.
+    """The data of each event, and None for each comment, from reads that may end anywhere.
 
     It works on bytes, because a read may end inside a character, and because lines end with LF,
     CRLF or CR and nothing else: str.splitlines() would also split at U+2028 and its friends,
@@ -25,8 +25,8 @@ class Decoder:
         self._after_cr = False
         self._at_start = True
 
-    def feed(self, read: bytes) -> Iterator[str]:
-        """The events that `read` completes, one by one; what it leaves open waits for more.
+    def feed(self, read: bytes) -> Iterator[str | None]:
+        """What `read` completes, one by one; what it leaves open waits for more.
 
         To be taken to its end before the next read is fed. Raises EventTooLong, and
         UnicodeDecodeError for what is not UTF-8.
@@ -52,7 +52,7 @@ class Decoder:
         if len(self._rest) > MAX_EVENT_BYTES:
             raise EventTooLong
 
-    def _events(self, lines: list[bytes]) -> Iterator[str]:
+    def _events(self, lines: list[bytes]) -> Iterator[str | None]:
         for line in lines:
             if line.startswith(b"data:"):
                 self._add(line[6:] if line.startswith(b"data: ") else line[5:])
@@ -64,6 +64,8 @@ class Decoder:
                     yield data
             elif line == b"data":
                 self._add(b"")
+            elif line.startswith(b":"):
+                yield None
 
     def _add(self, data: bytes) -> None:
         self._data.append(data)

@@ -1,0 +1,95 @@
+"""What models refuse that others take, learned from their refusals.
+
+Tables of what each model takes are wrong every few months, so there is none.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from providers.base import Call
+from providers.http.failures import Failure
+
+# The token limit is renamed, never dropped; this is the name that callers know it by.
+LIMIT = "max_tokens"
+
+
+class Refused:
+    """The optional parameters that each upstream model was seen to refuse, in this process.
+
+    `optional` has those that may be refused, each with its other name, if it has one. (The
+    settings bound how many models there are.)
+    """
+
+    def __init__(self, optional: Mapping[str, str | None]) -> None:
+        self.optional = optional
+        self._of_model: dict[str, frozenset[str]] = {}
+        # The name is matched at the start or after a few plain words, and not what is said of it.
+        self._named = re.compile(
+            rf"(?:[a-z]+:? +){{0,5}}?[\"'`]?({'|'.join(optional)})\b", re.IGNORECASE
+        )
+
+    def of_model(self, model: str) -> frozenset[str]:
+        return self._of_model.get(model, frozenset())
+
+    def learn(self, model: str, names: frozenset[str]) -> None:
+        self._of_model[model] = names
+
+    def named_in(self, failure: Failure) -> str | None:
+        """The parameter of these that a refusal is about."""
+        if failure.words is None:
+            return None
+        found = self._named.match(failure.words) if failure.param is None else None
+        name = found[1] if found else failure.param
+        return name if name in self.optional else None
+
+
+class Fitting:
+    """One call's body, fitted to what its model takes."""
+
+    def __init__(self, refused: Refused, body: dict[str, Any], call: Call) -> None:
+        self.body = body
+        self._refused = refused
+        self._call = call
+        self._known = refused.of_model(body["model"])
+        self._left_out: frozenset[str] = frozenset()
+        self._first_failure: Failure | None = None
+        for name in self._known:
+            if name in body:
+                self._leave_out(name)
+
+    def refit(self, failure: Failure) -> bool:
+        """Whether the body is now one without what was refused.
+
+        Where the limit is refused under both names, what is said of it is meant; `failure`
+        becomes the first of the two.
+        """
+        name = self._refused.named_in(failure)
+        if name is None or name not in self.body:
+            return False
+        other = self._refused.optional[name]
+        if other in self._left_out:
+            if self._first_failure is not None:
+                failure.text = self._first_failure.text
+            return False
+        if other is not None:
+            self._first_failure = failure
+        self._leave_out(name)
+        return True
+
+    def succeeded(self) -> None:
+        """The model took it: what was left out is so from now on."""
+        if not self._left_out <= self._known:
+            self._refused.learn(self.body["model"], self._known | self._left_out)
+
+    def _leave_out(self, name: str) -> None:
+        value = self.body[name]
+        other = self._refused.optional[name]
+        # In its place, so that the body reads as before.
+        self.body = {
+            (other if key == name and other else key): field
+            for key, field in self.body.items()
+            if key != name or other
+        }
+        self._left_out |= {name}
+        self._call.adjusted[LIMIT if other else name] = value if other else None
