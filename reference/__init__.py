@@ -5,15 +5,20 @@ All of it is made from the schema files and the error table, so it says what the
 
 import json
 from collections.abc import Iterator, Mapping
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flask import Blueprint, Response, render_template, request, send_from_directory
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    render_template,
+    request,
+    send_from_directory,
+)
 
-import providers
 import schemas
-from core import errors
+from reference.document import DOCUMENT, IN_HEADERS, MEANINGS, MODELS, kinds_by_status
 
 blueprint = Blueprint("reference", __name__, template_folder="templates")
 
@@ -66,59 +71,31 @@ def limits_of(rule: Mapping[str, Any]) -> str:
     )
 
 
-def kinds_by_status() -> dict[int, list[errors.Kind]]:
-    """The error table, in ascending order of status."""
-    statuses = sorted({kind.status for kind in errors.KINDS})
-    return {s: [kind for kind in errors.KINDS if kind.status == s] for s in statuses}
+@blueprint.app_template_filter()
+def seconds(count: float) -> str:
+    """A span of time as people say it: 28 seconds, 15 minutes."""
+    return f"{count / 60:g} minutes" if count >= 120 and count % 60 == 0 else f"{count:g} seconds"
 
 
-def openapi_document() -> dict[str, Any]:
-    """openapi.json completed with the schema files, as they are, and with the error table."""
-    document: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_bytes())
-    document["components"]["schemas"] = schemas.DOCUMENTS
-    for status, kinds in kinds_by_status().items():
-        schema = "response-500" if status >= 500 else "response-400"
-        content = {
-            "schema": {"$ref": f"#/components/schemas/{schema}"},
-            "examples": {
-                kind.code: {"value": {"error": kind.code, "message": kind.remedy}} for kind in kinds
-            },
-        }
-        document["components"]["responses"][str(status)] |= {
-            "description": HTTPStatus(status).phrase,
-            "content": {"application/json": content},
-        }
-    return document
-
-
-def model_list() -> dict[str, Any]:
-    """The schema's models in OpenAI's list form; no provider dates them here: `created` is 0."""
-    names = schemas.DOCUMENTS["request"]["properties"]["model"]["enum"]
-    owners = providers.PROVIDER_OF
-    return {
-        "object": "list",
-        "data": [
-            {"id": name, "object": "model", "created": 0, "owned_by": owners[name]}
-            for name in names
-        ],
-    }
-
-
-DOCUMENT = openapi_document()
-OPENAPI = json.dumps(DOCUMENT, indent=2).encode()
-MODELS = json.dumps(model_list()).encode()
+@blueprint.app_template_filter()
+def pretty(document: Any) -> str:
+    """JSON to read, its properties in the order of their file."""
+    return json.dumps(document, indent=2, ensure_ascii=False)
 
 
 @blueprint.get("/openapi.json", provide_automatic_options=False)
 def openapi() -> Response:
-    """The OpenAPI document."""
-    return Response(OPENAPI, mimetype="application/json")
+    """The OpenAPI document, whose server is the address it was asked under."""
+    servers = [{"url": request.url_root.rstrip("/")}]
+    return Response(
+        json.dumps(DOCUMENT | {"servers": servers}, indent=2), mimetype="application/json"
+    )
 
 
 @blueprint.get("/v1/models", provide_automatic_options=False)
 def models() -> Response:
     """The list that SDKs and chat front ends fill their model menus from."""
-    return Response(MODELS, mimetype="application/json")
+    return Response(json.dumps(MODELS), mimetype="application/json")
 
 
 @blueprint.get("/static/<name>", provide_automatic_options=False)
@@ -134,8 +111,13 @@ def page() -> Response:
         "reference.html",
         base_url=request.url_root + "v1",
         document=DOCUMENT,
+        schemas=schemas.DOCUMENTS,
+        meanings=MEANINGS,
+        in_headers=IN_HEADERS,
+        settings=current_app.extensions["chat"].settings,
         fields_of=fields_of,
         kinds=kinds_by_status(),
+        models=MODELS,
     )
     policy = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
     return Response(html, mimetype="text/html", headers=policy)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ TOKEN = "test-token"
 BOUND_TOKEN = "bound-token"
 ANTHROPIC_KEY = "sk-ant-the-secret-key"
 OPENAI_KEY = "sk-proj-the-secret-key"
+OPENAI_NODE = "openai@7.57.0"
 CLAUDE, GPT = "claude-sonnet-4-6", "gpt-4o"
 
 
@@ -250,6 +252,26 @@ def provider(_shared: tuple[Service, Upstream]) -> Upstream:
     server.replies.clear()
     server.received.clear()
     return server
+
+
+@pytest.fixture(scope="session")
+def npm(request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Gives a folder from which node finds packages such as `openai@7.57.0`; kept between runs."""
+    if not shutil.which("node") or not shutil.which("npm"):
+        pytest.skip("node and npm are not installed")
+
+    def install(*packages: str) -> Path:
+        name = re.sub(r"\W+", "-", "-".join(packages))
+        folder = Path(request.config.cache.mkdir(f"npm-{name}"))
+        if not (folder / "installed").exists():
+            command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages]
+            run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+            if run.returncode:
+                pytest.skip(f"npm cannot install {name}: {run.stderr[-200:]}")
+            (folder / "installed").touch()
+        return folder
+
+    return install
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """The page in a real browser: headless Chromium against a real service."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.conftest import CLAUDE, GPT, TOKEN, Service
+from tests.conftest import CLAUDE, GPT, OPENAI_NODE, TOKEN, Service
 from tests.upstream import CUT, STALL, Upstream, refuse, say
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -183,7 +186,7 @@ def test_a_failure_of_the_provider_is_told_as_it_is(page: Page, provider: Upstre
     assert page.until(*ENDED) == "failed"
     assert page.text("failure-code") == "provider_rejected_request"
     assert page.text("failure-status").upper() == "HTTP 500 INTERNAL SERVER ERROR"
-    assert "The context is too long." in page.text("failure-message")
+    assert "The context is too long" in page.text("failure-message")
 
 
 def test_a_stream_that_fails_midway_is_a_failed_answer(page: Page, provider: Upstream) -> None:
@@ -277,6 +280,118 @@ def test_the_curl_command_shown_sends_the_same_request(
         {"role": "user", "content": """It's "quoted", $HOME `id` \\ and ü"""}
     ]
     assert service.url in command
+
+
+def test_the_python_and_javascript_shown_send_the_same_request(
+    page: Page, provider: Upstream, npm: Callable[..., Path]
+) -> None:
+    page.find("#stream").click()
+    page.fill("temperature", "0.25")
+    page.ask("""It's "quoted",\n${x} \\ and ü 😀""")
+    assert page.until(*ENDED) == "done"
+    commands = {
+        "python": ([sys.executable, "-c"], None),
+        "javascript": (["node", "--input-type=module", "--eval"], npm(OPENAI_NODE)),
+    }
+    for language, (command, folder) in commands.items():
+        run = subprocess.run(
+            [*command, page.text(language)],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "ACCESS_TOKEN": TOKEN},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert run.stdout == "Hello there\n", run.stderr
+    typed, *pasted = (request.json for request in provider.received)
+    assert pasted == [typed, typed]
+
+
+def test_the_code_of_a_stream_streams(page: Page) -> None:
+    assert "stream=True" in page.text("python")
+    assert "for chunk in stream:" in page.text("python")
+    assert "stream: true" in page.text("javascript")
+    assert "for await (const chunk of stream)" in page.text("javascript")
+
+
+def test_a_link_that_carries_a_token_fills_its_field_and_keeps_it_out_of_the_address(
+    page: Page, service: Service
+) -> None:
+    page.driver.get("about:blank")
+    for address in (f"{service.url}/#token=a%2Bb", f"{service.url}/#token=c%ZZ"):
+        page.driver.get(address)
+        WebDriverWait(page.driver, 5, poll_frequency=0.02).until(
+            lambda driver: driver.current_url == f"{service.url}/"
+        )
+    assert page.find("#token").get_attribute("value") == "c%ZZ"
+    page.driver.get("about:blank")
+    page.driver.get(f"{service.url}/#token=a%2Bb")
+    assert page.find("#token").get_attribute("value") == "a+b"
+    assert page.driver.current_url == f"{service.url}/"
+    page.driver.refresh()
+    assert page.find("#token").get_attribute("value") == ""
+
+
+def test_a_missing_token_puts_the_cursor_into_its_field(page: Page, provider: Upstream) -> None:
+    page.find("#token").clear()
+    page.find("#send").click()
+    assert page.driver.switch_to.active_element == page.find("#token")
+    assert "token" in page.text("status")
+    assert provider.received == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_raw_response_is_shown_with_its_headers(page: Page, stream: bool) -> None:
+    if not stream:
+        page.find("#stream").click()
+    page.ask("Hi")
+    assert page.until(*ENDED) == "done"
+    head, _, body = page.text("raw-text").partition("\n\n")
+    assert head.startswith("HTTP 200")
+    assert f"x-request-id: {page.text('request-id')}" in head
+    if stream:
+        assert body.endswith("data: [DONE]")
+    else:
+        assert json.loads(body)["choices"][0]["message"]["content"] == "Hello there"
+
+
+def test_the_raw_response_of_a_failure_is_shown_too(page: Page) -> None:
+    page.fill("temperature", "3")
+    page.ask("Hi")
+    assert page.until(*ENDED) == "failed"
+    head, _, body = page.text("raw-text").partition("\n\n")
+    assert head.startswith("HTTP 400")
+    assert json.loads(body) == {"error": "invalid_input", "message": page.text("failure-message")}
+
+
+def test_no_backtick_is_shown_outside_of_code(page: Page) -> None:
+    page.fill("token", "wrong")
+    page.ask("Hi")
+    assert page.until(*ENDED) == "failed"
+    shown = page.driver.execute_script(
+        """
+        for (const code of document.querySelectorAll("pre")) code.remove();
+        return document.body.innerText
+        """
+    )
+    assert "Bearer TOKEN" in shown
+    assert "`" not in shown
+
+
+def test_a_message_can_be_sent_without_scrolling_on_a_small_laptop(
+    page: Page, service: Service
+) -> None:
+    metrics = {"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": False}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        page.open(service)
+        page.driver.execute_script("scrollTo(0, 0)")
+        send, code, answer = (page.find(name).rect for name in ("#send", "#curl", "#answer"))
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert send["y"] + send["height"] < 720
+    assert code["x"] > send["x"] + 300  # beside the fields
+    assert answer["y"] < 600
 
 
 def test_the_curl_command_can_be_copied(page: Page) -> None:
@@ -405,11 +520,15 @@ def test_a_phone_scrolls_the_page_in_one_direction_only(
             "const box = document.getElementById('answer');"
             "return [document.documentElement.scrollWidth, box.scrollWidth - box.clientWidth]"
         )
+        lines = driver.execute_script(
+            "return document.querySelector('.url code').getClientRects().length"
+        )
         background = page.find("body").value_of_css_property("background-color")
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert widths == [metrics["width"], 0]
+    assert lines == 1  # of the base URL
     assert ("255, 255, 255" in background) is (scheme == "light")
 
 
@@ -420,4 +539,4 @@ def test_the_examples_are_shown_one_language_at_a_time(page: Page) -> None:
         for figure in page.driver.find_elements(By.CSS_SELECTOR, "[data-language]")
         if figure.is_displayed()
     ]
-    assert shown == ["python", "python"]
+    assert shown == ["python"] * 4  # the request's own, and three of the section

@@ -1,4 +1,4 @@
-// The try-it console and the copy buttons of the API reference page. Nothing here is stored, and
+// The try-it console, the examples that follow it and the copy buttons of the API reference page. Nothing here is stored, and
 // nothing is fetched from anywhere but the origin of the page.
 
 const $ = (id) => document.getElementById(id);
@@ -40,14 +40,70 @@ function shellQuoted(text) {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
-/** The curl command that sends this request body. */
-function curlCommand(body) {
-  return [
-    `curl ${body.stream ? "-N " : ""}${shellQuoted(`${BASE_URL}/chat/completions`)}`,
-    `-H "Authorization: Bearer $ACCESS_TOKEN"`,
-    `-H "Content-Type: application/json"`,
-    `-d ${shellQuoted(JSON.stringify(body, null, 2))}`,
-  ].join(" \\\n  ");
+/** The request in code, by language; each reads the token from the environment. */
+const CODE = {
+  curl: (body) =>
+    [
+      `curl ${body.stream ? "-N " : ""}${shellQuoted(`${BASE_URL}/chat/completions`)}`,
+      `-H "Authorization: Bearer $ACCESS_TOKEN"`,
+      `-H "Content-Type: application/json"`,
+      `-d ${shellQuoted(`{\n${fields(body, (name, value) => `    "${name}": ${literal(value, "    ")}`).join(",\n")}\n  }`)}`,
+    ].join(" \\\n  "),
+
+  python: ({ brand_id, requested_by, ...body }) =>
+    [
+      "import os\n\nfrom openai import OpenAI\n",
+      `client = OpenAI(base_url=${JSON.stringify(BASE_URL)}, api_key=os.environ["ACCESS_TOKEN"])`,
+      `${body.stream ? "stream" : "completion"} = client.chat.completions.create(`,
+      ...fields(body, (name, value) => `    ${name}=${literal(value, "    ", ["False", "True"])},`),
+      `    extra_body=${literal({ brand_id, requested_by })},`,
+      ")",
+      body.stream
+        ? 'for chunk in stream:\n    print(chunk.choices[0].delta.content or "", end="", flush=True)'
+        : "print(completion.choices[0].message.content)",
+    ].join("\n"),
+
+  javascript: (body) =>
+    [
+      'import OpenAI from "openai";\n',
+      "const client = new OpenAI({",
+      `  baseURL: ${JSON.stringify(BASE_URL)},`,
+      "  apiKey: process.env.ACCESS_TOKEN,",
+      "});",
+      `const ${body.stream ? "stream" : "completion"} = await client.chat.completions.create({`,
+      ...fields(body, (name, value) => `  ${name}: ${literal(value, "  ")},`),
+      "});",
+      body.stream
+        ? 'for await (const chunk of stream) process.stdout.write(chunk.choices[0].delta.content ?? "");'
+        : "console.log(completion.choices[0].message.content);",
+    ].join("\n"),
+};
+
+/** A line for each field that is sent. */
+function fields(body, line) {
+  return Object.entries(body)
+    .filter(([name, value]) => value !== undefined && !(name === "stream" && value === false))
+    .map(([name, value]) => line(name, value));
+}
+
+/** A JSON value in code, its items one to a line: strings and numbers are the same everywhere. */
+function literal(value, indent = "", booleans = ["false", "true"]) {
+  if (Array.isArray(value)) {
+    return `[\n${value.map((item) => `${indent}  ${literal(item)}`).join(",\n")}\n${indent}]`;
+  }
+  if (typeof value === "object") {
+    return `{${Object.entries(value).map(([name, item]) => `"${name}": ${literal(item)}`).join(", ")}}`;
+  }
+  return typeof value === "boolean" ? booleans[Number(value)] : JSON.stringify(value);
+}
+
+/** The text with what stands between backticks as code. */
+function withCode(text) {
+  return text.split("`").map((part, index) => {
+    const node = document.createElement(index % 2 ? "code" : "span");
+    node.textContent = part;
+    return node;
+  });
 }
 
 /** A failure that the service, the network or the end of the body told of. */
@@ -84,8 +140,9 @@ function requestBody() {
   };
 }
 
-function showCurl() {
-  $("curl").textContent = curlCommand(requestBody());
+function showCode() {
+  const body = requestBody();
+  for (const [language, write] of Object.entries(CODE)) $(language).textContent = write(body);
 }
 
 function numberMessages() {
@@ -96,7 +153,7 @@ function numberMessages() {
     row.querySelector(".remove").setAttribute("aria-label", `Remove message ${index + 1}`);
     row.querySelector(".remove").disabled = rows.length === 1;
   });
-  showCurl();
+  showCode();
 }
 
 function addMessage(content) {
@@ -121,6 +178,7 @@ const seconds = (milliseconds) => `${(milliseconds / 1000).toFixed(2)} s`;
 class Call {
   #abort = new AbortController();
   #text = document.createTextNode("");
+  #raw = document.createTextNode("");
   #started = performance.now();
   #done = false;
 
@@ -133,11 +191,11 @@ class Call {
     try {
       const response = await this.#send();
       this.#headers(response);
-      if (!response.ok) throw await failureOf(response);
+      if (!response.ok) throw failureOf(response, await this.#read(response));
       if (response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
         await this.#stream(response.body);
       } else {
-        this.#completion(await response.json());
+        this.#completion(JSON.parse(await this.#read(response)));
       }
       this.#show("done", "The answer is complete");
     } catch (error) {
@@ -155,6 +213,7 @@ class Call {
     $("answer-text").replaceChildren(this.#text);
     $("failure").hidden = true;
     $("remarks").hidden = true;
+    $("raw-text").replaceChildren(this.#raw);
     $("answer").scrollIntoView({ block: "nearest" });
     return fetch(`${BASE_URL}/chat/completions`, {
       method: "POST",
@@ -171,6 +230,9 @@ class Call {
   }
 
   #headers(response) {
+    const head = [`HTTP ${response.status} ${response.statusText}`.trim()];
+    response.headers.forEach((value, name) => head.push(`${name}: ${value}`));
+    this.#raw.appendData(`${head.join("\n")}\n\n`);
     $("request-id").textContent = response.headers.get("X-Request-Id") ?? "–";
     const remarks = [
       ["Ignored", "X-Ignored-Parameters"],
@@ -187,6 +249,13 @@ class Call {
     $("remarks").hidden = remarks.length === 0;
   }
 
+  /** The whole body of an answer that is no stream. */
+  async #read(response) {
+    const text = await response.text();
+    this.#raw.appendData(text);
+    return text;
+  }
+
   #completion(completion) {
     const [choice] = completion.choices;
     this.#write(choice.message.content);
@@ -195,10 +264,12 @@ class Call {
 
   async #stream(body) {
     const events = new EventReader();
+    const decoder = new TextDecoder();
     const reader = body.getReader();
     for (;;) {
       const { done, value } = await reader.read();
       if (done) break;
+      this.#raw.appendData(decoder.decode(value, { stream: true }));
       this.#events(events.read(value));
     }
     if (!this.#done) {
@@ -216,7 +287,7 @@ class Call {
       const chunk = JSON.parse(data);
       if (chunk.error) {
         this.#arrive(text);
-        throw new Failure(chunk.error, chunk.message, "in the stream");
+        throw new Failure(chunk.error.code, chunk.error.message, "in the stream");
       }
       const choice = chunk.choices[0];
       text += choice?.delta.content ?? "";
@@ -254,7 +325,7 @@ class Call {
     const code = error.code ?? "no_answer";
     $("failure-code").textContent = code;
     $("failure-status").textContent = error.status ?? "";
-    $("failure-message").textContent = error.message;
+    $("failure-message").replaceChildren(...withCode(error.message));
     $("failure").hidden = false;
     $("answer").scrollTop = $("answer").scrollHeight;
     this.#show("failed", `Failed: ${code}`);
@@ -270,9 +341,8 @@ class Call {
 }
 
 /** What an answer with an error status says, whether or not it speaks the contract's form. */
-async function failureOf(response) {
+function failureOf(response, text) {
   const status = `HTTP ${response.status} ${response.statusText}`.trim();
-  const text = await response.text();
   try {
     const { error, message } = JSON.parse(text);
     return new Failure(error, message, status);
@@ -308,12 +378,44 @@ async function copy(button) {
 
 // The page ----------------------------------------------------------------------------------
 
+/** Takes a token that came in the address, as `#token=…`, out of the address and into its field. */
+function takeToken() {
+  const [, token] = /^#token=(.+)$/.exec(location.hash) ?? [];
+  if (token === undefined) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  try {
+    $("token").value = decodeURIComponent(token);
+  } catch {
+    $("token").value = token; // a percent sign of its own
+  }
+}
+
+/** Whether there is a token to send; if not, the cursor waits for one. */
+function hasToken() {
+  const missing = $("token").value === "";
+  $("token").setAttribute("aria-invalid", String(missing));
+  if (missing) {
+    $("status").textContent = "An access token is needed first";
+    $("token").focus();
+  }
+  return !missing;
+}
+
+/** Shows all examples of the page in one language. */
+function chooseLanguage(event) {
+  if (event.target.type !== "radio") return;
+  for (const radio of document.querySelectorAll(`[type="radio"][value="${event.target.value}"]`)) {
+    radio.checked = true;
+  }
+}
+
 function start() {
   let call = null;
   const form = $("console");
-  form.addEventListener("input", showCurl);
+  form.addEventListener("input", showCode);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
+    if (!hasToken()) return;
     call = new Call();
     call.run();
   });
@@ -321,6 +423,10 @@ function start() {
     const sends = event.key === "Enter" && (event.ctrlKey || event.metaKey);
     if (sends && !$("send").disabled) form.requestSubmit();
   });
+  if (/Mac|iP/.test(navigator.platform)) $("modifier").textContent = "⌘";
+  document.addEventListener("change", chooseLanguage);
+  addEventListener("hashchange", takeToken);
+  takeToken();
   $("stop").addEventListener("click", () => call.stop());
   $("add-message").addEventListener("click", () => addMessage("").querySelector(".content").focus());
   for (const button of document.querySelectorAll("[data-copy]")) {
