@@ -1,10 +1,9 @@
 """What can go wrong between sending a request and the end of its answer."""
 
-import contextlib
 import errno
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
@@ -96,22 +95,26 @@ READING_DOCUMENT: Table = (
 )
 
 
-@contextlib.contextmanager
-def raised_as(table: Table, limit_s: float) -> Iterator[None]:
+class raised_as:  # noqa: N801 - it reads as a word in a `with`
     """What the libraries raise inside comes out as the Failure that the table says it is."""
-    try:
-        yield
-    except Failure:
-        raise
-    except Exception as error:
+
+    def __init__(self, table: Table, limit_s: float) -> None:
+        self._table = table
+        self._limit_s = limit_s
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if error is None or isinstance(error, Failure):
+            return
         if _is_lack(error) or _is_lack(error.__cause__):
             text = "has no file descriptors or memory left to reach a provider"
             raise Failure(errors.OVERLOADED, text, "local", wait_s=1.0) from None
-        for classes, failure in table:
+        for classes, failure in self._table:
             if isinstance(error, classes):
-                fields = {**failure, "text": failure["text"].format(limit_s)}
+                fields = {**failure, "text": failure["text"].format(self._limit_s)}
                 raise Failure(**fields) from None
-        raise
 
 
 def _is_lack(error: BaseException | None) -> bool:

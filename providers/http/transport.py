@@ -12,7 +12,7 @@ from providers.base import Answer, Call, ChatRequest, Event, EventStream, Prepar
 from providers.http.exchange import Endpoint, Exchange
 from providers.http.failures import BEFORE_SENDING, Failure
 from providers.http.retries import RetryBudget, wait_before_retry_s
-from providers.http.streams import batches, made_of
+from providers.http.streams import batches, read_as_answer
 from providers.http.successors import Fitting, Refused
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class HTTPProvider(Provider):
 
     def prepare(self, request: ChatRequest) -> Prepared:
         prepared = self._vendor.prepare(request)
-        added = getattr(self._settings, "upstream_fields", {}).get(request.model, {})
+        added = self._settings.upstream_fields.get(request.model, {})
         for name in added.keys() - set(FIXED_FIELDS):
             prepared.body.pop(self._vendor.optional.get(name) or name, None)
             prepared.body[name] = added[name]
@@ -42,7 +42,9 @@ class HTTPProvider(Provider):
     def complete(self, body: dict[str, Any], call: Call) -> Answer:
         def answer(exchange: Exchange) -> Answer:
             with exchange:
-                return made_of(exchange.read_document(), self._vendor.answer, exchange)
+                document = exchange.read_document()
+                with read_as_answer(exchange):
+                    return self._vendor.answer(document)
 
         return self._first(answer, body, call, is_stream=False)
 
