@@ -1,13 +1,8 @@
-# The two commands of the README; each sets up all that it needs.
+# Shorthands.
 .PHONY: run check
 
 run:
-	@bin/setup requirements.txt
 	@bin/serve
 
 check:
-	@bin/setup requirements-dev.txt
-	.venv/bin/ruff format --check .
-	.venv/bin/ruff check .
-	.venv/bin/mypy
-	.venv/bin/pytest -n 3 --dist loadfile
+	@bin/check

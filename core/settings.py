@@ -165,6 +165,12 @@ def environment() -> dict[str, str]:
     return {**env_file.read(ENV_FILE, os.environ), **os.environ}
 
 
+def set_defaults(**texts: str) -> None:
+    """Set in this process's environment what neither it nor the file .env sets."""
+    given = environment()
+    os.environ |= {name: text for name, text in texts.items() if not given.get(name)}
+
+
 def load() -> Settings:
     """The settings of this process."""
     return Settings.read(environment())

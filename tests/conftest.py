@@ -41,6 +41,7 @@ class Service:
 
     def __init__(self, log: Path, *command: str, **environ: str) -> None:
         self.log_path = log
+        self.folder = ROOT
         self._command = command or ("gunicorn",)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
@@ -58,11 +59,12 @@ class Service:
         }
 
     def __enter__(self) -> Self:
-        program = Path(sys.executable).with_name(self._command[0])
+        given = self._command[0]
+        program = self.folder / given if "/" in given else Path(sys.executable).with_name(given)
         with self.log_path.open("w") as log:
             self.process = subprocess.Popen(
                 [program, *self._command[1:]],
-                cwd=ROOT,
+                cwd=self.folder,
                 env=self._environ,
                 stdout=log,
                 stderr=subprocess.STDOUT,
