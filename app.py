@@ -1,8 +1,9 @@
-"""The service's HTTP: who gets in, the routes, and one shape for every error."""
+"""The service's HTTP: the routes, who gets in, and one shape for every error."""
 
 import json
 import re
 import socket
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,7 +15,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 import reference
 import schemas
 from chat import answers
-from chat.call import ChatCall, ChatService, wants_usage
+from chat.call import ChatCall, ChatService
+from chat.request import ChatBody, read
 from core import errors, records, watchdog
 from core.access import Caller, identify
 from core.errors import CallerLeft, ServiceError
@@ -24,6 +26,7 @@ from usage.command import usage_command
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+ENDPOINT = "POST /v1/chat/completions"
 # Health checks come without a token, and so does a browser that opens the reference page.
 PUBLIC = {"api.healthz", "reference.page", "reference.openapi", "reference.static"}
 HEADERS = {
@@ -33,9 +36,18 @@ HEADERS = {
     "Strict-Transport-Security": "max-age=31536000",
     "X-Content-Type-Options": "nosniff",
 }
+STREAM_HEADERS = {
+    # Proxies that compress would hold events back, and nginx would buffer them.
+    "Cache-Control": "no-store, no-transform",
+    "X-Accel-Buffering": "no",
+}
+# Fields of the body that clients who can only set headers send as these.
+FIELD_HEADERS = {"brand_id": "HTTP_X_BRAND_ID", "requested_by": "HTTP_X_REQUESTED_BY"}
 MAX_IGNORED_CHARACTERS = 2_000
 
 _REQUEST_ID = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # a token, RFC 9110 section 5.6.2
+# W3C Trace Context, section 3.2.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
 
 class ServiceResponse(Response):
@@ -56,20 +68,24 @@ api = Blueprint("api", __name__)
 def chat_completions() -> Response:
     """A chat completion, as JSON or, when `stream` is true, as server-sent events."""
     service, caller_socket = _service(), _caller_socket()
-    document = _read_request(service.settings, caller_socket)
-    call = ChatCall(service, document, g.caller, g.request_id, caller_socket)
-    try:
-        adjusted = call.admit()
-        if document["stream"]:
-            response = ServiceResponse(call.stream(), mimetype=answers.MEDIA_TYPE)
-            response.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back
+    body = read(_read_body(service.settings, caller_socket), _fields_in_headers())
+    trace = _TRACEPARENT.fullmatch(request.environ.get("HTTP_TRACEPARENT", ""))
+    trace_id = trace and trace[1]
+    with ExitStack() as held:
+        call = held.enter_context(
+            ChatCall(
+                service, body, g.caller, caller_socket, request_id=g.request_id, trace_id=trace_id
+            )
+        )
+        g.has_record = True
+        if body.fields["stream"]:
+            events = call.stream()
+            response = ServiceResponse(events, mimetype=answers.MEDIA_TYPE, headers=STREAM_HEADERS)
         else:
             response = _json(call.full())
-    except BaseException:
-        call.close()
-        raise
-    response.call_on_close(call.close)
-    _name_changes(response, document, adjusted)
+        _tell_changes(response, body, call.adjusted)
+        if body.fields["stream"]:
+            response.call_on_close(held.pop_all().close)
     return response
 
 
@@ -80,7 +96,7 @@ def healthz() -> Response:
 
 
 @api.before_app_request
-def admit() -> None:
+def let_in() -> None:
     """Everything but PUBLIC is for known callers only, before a byte of the body is read."""
     asked = request.environ.get("HTTP_X_REQUEST_ID", "")
     g.request_id = asked if _REQUEST_ID.fullmatch(asked) else records.new_request_id()
@@ -96,6 +112,9 @@ def fail(error: Exception) -> Response:
     failure = error if isinstance(error, ServiceError) else _service_error(error)
     if failure is not error and failure.kind is errors.INTERNAL_ERROR:
         records.log_crash(g.request_id, error)
+    if "has_record" not in g:
+        caller = g.caller.name if "caller" in g else None
+        records.log_refused(g.request_id, failure.kind.code, failure.kind.status, caller)
     response = _error_response(failure)
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
@@ -134,20 +153,25 @@ def _caller() -> Caller:
     """Who sent the request; raises for a token that is missing or not known."""
     header = request.environ.get("HTTP_AUTHORIZATION", "")
     caller = identify(header, _service().settings.access_tokens)
-    if caller is None:
-        text = "The Authorization header must be `Bearer TOKEN`, with a token this service knows."
-        raise ServiceError(errors.UNAUTHORIZED, text)
-    return caller
+    if caller is not None:
+        return caller
+    scheme, _, token = header.partition(" ")
+    text = "The Authorization header must be `Bearer TOKEN`, with a token this service knows"
+    if scheme.lower() == "bearer":
+        g.has_token = bool(token.strip(" "))
+        if not g.has_token:
+            text += "; the token is empty"
+    raise ServiceError(errors.UNAUTHORIZED, f"{text}.")
 
 
-def _read_request(settings: Settings, caller_socket: socket.socket | None) -> dict[str, Any]:
-    """The request's document, valid and with its defaults filled in."""
-    try:
-        return schemas.check_request(schemas.parse(_read_body(settings, caller_socket)))
-    except schemas.NotJSON as error:
-        raise ServiceError(errors.INVALID_JSON, f"{error}.") from None
-    except schemas.Violation as violation:
-        raise ServiceError(errors.INVALID_INPUT, f"{violation}.") from None
+def _fields_in_headers() -> dict[str, str]:
+    # WSGI hands headers over as latin-1; clients write names in UTF-8.
+    found = {name: request.environ.get(header, "") for name, header in FIELD_HEADERS.items()}
+    return {
+        name: value.encode("latin-1", "replace").decode("utf-8", "replace")
+        for name, value in found.items()
+        if value
+    }
 
 
 def _read_body(settings: Settings, caller_socket: socket.socket | None) -> bytes:
@@ -183,17 +207,16 @@ def _caller_socket() -> socket.socket | None:
     return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
 
 
-def _name_changes(response: Response, document: dict[str, Any], adjusted: dict[str, Any]) -> None:
+def _tell_changes(response: Response, body: ChatBody, adjusted: dict[str, Any]) -> None:
     """Say in headers what of the request did nothing, or something else than it says."""
-    ignored = schemas.unnamed_properties(document)
-    if wants_usage(document):
-        ignored.remove("stream_options")
-    if ignored:
-        names = ", ".join(quote(name, safe="[]") for name in ignored)
+    if body.ignored:
+        names = ", ".join(quote(name, safe="[]") for name in body.ignored)
         response.headers["X-Ignored-Parameters"] = names[:MAX_IGNORED_CHARACTERS]
     if adjusted:
-        changes = ", ".join(f"{name}={value}" for name, value in adjusted.items())
-        response.headers["X-Adjusted-Parameters"] = changes
+        changes = (
+            f"{name}={'default' if value is None else value}" for name, value in adjusted.items()
+        )
+        response.headers["X-Adjusted-Parameters"] = ", ".join(changes)
 
 
 def _service_error(error: Exception) -> ServiceError:
@@ -201,13 +224,22 @@ def _service_error(error: Exception) -> ServiceError:
     code = error.code if isinstance(error, HTTPException) else 500
     match code:
         case 404:
-            return ServiceError(errors.NOT_FOUND, "There is nothing at this path.")
+            return ServiceError(errors.NOT_FOUND, _what_is_where(request.path))
         case 405:
             text = f"{request.method} is not allowed here; the Allow header says what is."
             return ServiceError(errors.METHOD_NOT_ALLOWED, text)
         case 400:
             return ServiceError(errors.MALFORMED_HTTP, "The request is not well-formed.")
-    return ServiceError(errors.INTERNAL_ERROR, "An unexpected error in this service.")
+    return errors.unexpected()
+
+
+def _what_is_where(path: str) -> str:
+    """What to use instead of a path that is not there, by the usual mistakes."""
+    if f"/v1{path}" in {rule.rule for rule in current_app.url_map.iter_rules()}:
+        return f"There is nothing at this path: /v1 is missing. The endpoint is {ENDPOINT}."
+    if path.rstrip("/").endswith("/responses"):
+        return f"The Responses API is not offered here; use chat completions: {ENDPOINT}."
+    return f"There is nothing at this path. The endpoint is {ENDPOINT}."
 
 
 def _error_response(error: ServiceError) -> Response:
@@ -217,7 +249,8 @@ def _error_response(error: ServiceError) -> Response:
     if error.is_final:
         response.headers["X-Should-Retry"] = "false"
     if error.kind is errors.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"
+        challenge = 'Bearer error="invalid_token"' if g.get("has_token") else "Bearer"
+        response.headers["WWW-Authenticate"] = challenge
     return response
 
 

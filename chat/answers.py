@@ -1,32 +1,37 @@
 """Answers in OpenAI's form: a chat.completion, and the server-sent events of one in chunks."""
 
 import json
+import time
 from typing import Any
 
 import schemas
 from core import errors
 from core.errors import ServiceError
-from providers.base import Answer, Event, Finish, Ping, Start, Usage
+from providers.base import Answer, Event, Finish, Start, Usage
 
 MEDIA_TYPE = "text/event-stream"
 PING = ": ping\n\n"
 DONE = "data: [DONE]\n\n"
+# So often at most: routers that cut idle connections wait for many times as long.
+PING_INTERVAL_S = 1.0
 _TEXT = "text"
+# What a stream is judged with when its provider counted nothing: such a stream is sent without.
+_NOT_COUNTED = Usage(0, 0)
 
 
 def completion(answer: Answer) -> dict[str, Any]:
     """The body of a 200; raises ServiceError if it does not fit the published schema."""
     start, finish = answer.start, answer.finish
     body = {
-        "id": _whole(start.id),
+        "id": unicode_of(start.id),
         "object": "chat.completion",
         "created": start.created,
-        "model": _whole(start.model),
+        "model": unicode_of(start.model),
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": _whole(answer.text)},
-                "finish_reason": _whole(finish.reason),
+                "message": {"role": "assistant", "content": unicode_of(answer.text)},
+                "finish_reason": unicode_of(finish.reason),
             }
         ],
         "usage": _usage(finish.usage),
@@ -40,8 +45,12 @@ def completion(answer: Answer) -> dict[str, Any]:
 
 
 def error_event(error: ServiceError) -> bytes:
-    """The event that ends a stream which failed; nothing may follow it."""
-    return _data(error.body).encode()
+    """The event that ends a stream which failed; nothing may follow it.
+
+    In OpenAI's form, not the contract's: its SDKs show their users no other's text.
+    """
+    code = error.kind.code
+    return _data({"error": {"message": error.message, "type": code, "code": code}}).encode()
 
 
 class Chunks:
@@ -50,39 +59,48 @@ class Chunks:
     With `include_usage`, usage goes out as OpenAI's extra last chunk, else on the finishing one.
     """
 
-    def __init__(self, include_usage: bool, max_answer_bytes: int) -> None:
+    def __init__(self, *, include_usage: bool, max_answer_bytes: int) -> None:
         self.start: Start | None = None
+        self.usage: Usage | None = None
         self.finish: Finish | None = None
         self.has_text = False
         self._include_usage = include_usage
         self._room_bytes = max_answer_bytes
-        self._texts: list[str] = []
-        self._around_text: list[str] = []
+        self._around_text = ["", ""]
+        self._ping_at = 0.0
 
     def write(self, event: Event) -> str:
-        """`event` as server-sent text; without `[DONE]`, which is left to send.
+        """`event` as server-sent text, often none; without `[DONE]`, which is left to send.
 
         Raises ServiceError when the sum of the stream does not fit the published schema.
         """
         match event:
             case str():
-                return self._text(event) if event else ""
-            case Ping():
-                return PING
+                return self._text(event) if event else self._ping()
             case Start():
                 self.start = event
                 # Only the text differs from one chunk of text to the next.
                 self._around_text = self._chunk({"content": _TEXT}).rsplit(json.dumps(_TEXT), 1)
                 return self._chunk({"role": "assistant", "content": ""})
             case Usage():
+                self.usage = event
                 return ""
             case Finish():
                 return self._end(event)
+            case _:
+                return self._ping()
+
+    def _ping(self) -> str:
+        now = time.monotonic()
+        if now < self._ping_at:
+            return ""
+        self._ping_at = now + PING_INTERVAL_S
+        return PING
 
     def _text(self, text: str) -> str:
-        self._begun()
+        if self.start is None:
+            raise _no_start()
         self.has_text = True
-        self._texts.append(text)
         self._room_bytes -= len(text) if text.isascii() else len(text.encode(errors="replace"))
         if self._room_bytes < 0:
             raise ServiceError(errors.PROVIDER_BAD_RESPONSE, "The provider's answer is too long.")
@@ -90,8 +108,14 @@ class Chunks:
         return f"{before}{json.dumps(text)}{after}"
 
     def _end(self, finish: Finish) -> str:
-        usage = completion(Answer(self._begun(), "".join(self._texts), finish))["usage"]
-        self.finish = finish
+        if self.start is None:
+            raise _no_start()
+        # The text was checked as it came, and is not kept: the schema asks for any string.
+        judged = Finish(finish.reason, finish.usage or _NOT_COUNTED)
+        usage = completion(Answer(self.start, "", judged))["usage"]
+        self.finish, self.usage = finish, finish.usage or self.usage
+        if finish.usage is None:
+            return self._chunk({}, finish.reason)
         if self._include_usage:
             last = {**self._head(), "choices": [], "usage": usage}
             return self._chunk({}, finish.reason) + _data(last)
@@ -107,25 +131,25 @@ class Chunks:
         return _data(chunk)
 
     def _head(self) -> dict[str, Any]:
-        start = self._begun()
+        if self.start is None:
+            raise _no_start()
         return {
-            "id": start.id,
+            "id": self.start.id,
             "object": "chat.completion.chunk",
-            "created": start.created,
-            "model": start.model,
+            "created": self.start.created,
+            "model": self.start.model,
         }
 
-    def _begun(self) -> Start:
-        if self.start is None:
-            text = "The provider's stream brought text before its id and model."
-            raise ServiceError(errors.PROVIDER_BAD_RESPONSE, text)
-        return self.start
+
+def _no_start() -> ServiceError:
+    text = "The provider's stream brought text before its id and model."
+    return ServiceError(errors.PROVIDER_BAD_RESPONSE, text)
 
 
-def _whole(text: Any) -> Any:
+def unicode_of(text: Any) -> Any:
     """`text` as Unicode: JSON may hold halves of surrogate pairs, also two that make one.
 
-    Those that stand alone are replaced; the compiled validator leaves Python broken over them.
+    Those that stand alone are replaced: no UTF-8 can hold them.
     """
     if not isinstance(text, str) or text.isascii():
         return text
@@ -142,6 +166,8 @@ def _usage(usage: Usage | None) -> dict[str, Any] | None:
     }
     if usage.cached_tokens is not None:
         body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.reasoning_tokens is not None:
+        body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     return body
 
 

@@ -2,18 +2,19 @@
 
 import contextlib
 import socket
-import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
-import schemas
 from chat import answers
+from chat.request import ChatBody
+from chat.slots import Slots
 from core import errors, records, watchdog
 from core.access import Caller
 from core.errors import CallerLeft, ServiceError
 from core.settings import Settings
-from providers.base import Call, ChatRequest, EventStream, Finish, Start
+from providers.base import Call, ChatRequest, Start, Usage
 from providers.http import connect
 
 
@@ -23,85 +24,95 @@ class ChatService:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.providers = connect(settings)
-        self.slots = threading.BoundedSemaphore(settings.call_slots)
+        names = {caller.name for caller in settings.access_tokens}
+        self.slots = Slots(settings.call_slots, len(names))
+        records.GAUGES["calls"] = self.slots.taken
 
 
 class ChatCall:
-    """One call: `admit()` first, then `full()` or `stream()`, and `close()` whatever comes.
+    """One call; a context manager, which gives back whatever the call holds when it ends.
 
-    These raise ServiceError, or CallerLeft; either is in the usage record by then.
+    `full()` and `stream()` raise ServiceError, or CallerLeft; either is in the usage record by
+    then. After them, `adjusted` has the parameters that the model got otherwise than asked.
     """
 
     def __init__(
         self,
         service: ChatService,
-        request: dict[str, Any],
+        request: ChatBody,
         caller: Caller,
-        request_id: str,
         caller_socket: socket.socket | None,
+        *,
+        request_id: str,
+        trace_id: str | None,
     ) -> None:
-        settings = service.settings
-        timeout_s = settings.stream_timeout_s if request["stream"] else settings.total_timeout_s
         self._service = service
         self._request = request
         self._caller = caller
-        self._provider = service.providers[request["model"]]
-        self._call = Call(watchdog.watch(caller_socket, timeout_s))
-        self._record = records.Record(request_id, caller.name, self._provider.name, request)
-        self._body: dict[str, Any] = {}
-        self._has_slot = False
-        self._batches: EventStream | None = None
+        fields, settings = request.fields, service.settings
+        timeout_s = settings.stream_timeout_s if fields["stream"] else settings.total_timeout_s
+        self._provider = service.providers[fields["model"]]
+        self._call = Call(watchdog.watch(caller_socket, timeout_s), caller.name, request_id)
+        self._record = records.Record(
+            self._provider.name,
+            fields,
+            request_id=request_id,
+            caller=records.short(caller.name),
+            token=caller.token_id,
+            trace_id=trace_id,
+        )
+        self._held = ExitStack()
 
-    def admit(self) -> dict[str, Any]:
-        """The parameters that the model's provider needs changed; raises for a call refused."""
-        with self._recorded():
-            if not self._caller.may_use(self._request["brand_id"]):
-                text = "brand_id is not one of the brands that this token is bound to."
-                raise ServiceError(errors.BRAND_NOT_ALLOWED, text)
-            prepared = self._provider.prepare(self._chat_request())
-            self._body = prepared.body
-            self._has_slot = self._service.slots.acquire(blocking=False)
-            if not self._has_slot:
-                text = f"All {self._service.settings.call_slots} call slots here are taken."
-                raise ServiceError(errors.OVERLOADED, text, retry_after="1")
-            return dict(prepared.adjusted)
+    def __enter__(self) -> Self:
+        self._held.enter_context(self._call.watch)
+        # A stream that nobody took to its end was left by its caller.
+        self._held.callback(self._write_record, "client_disconnect")
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._held.close()
 
     def full(self) -> dict[str, Any]:
         """The body of a full answer."""
         with self._recorded():
-            answer = self._provider.complete(self._body, self._call)
+            answer = self._provider.complete(self._prepared(), self._call)
+            self._note(answer.start, answer.finish.usage, answer.finish.reason)
             body = answers.completion(answer)
-            self._note_answer(answer.start, answer.finish)
             self._write_record("ok")
             return body
 
     def stream(self) -> Iterator[bytes]:
         """Server-sent events; returns when the first has come, so that early failures raise."""
         with self._recorded():
-            self._batches = self._provider.stream(self._body, self._call)
-            pieces = self._pieces(self._batches)
+            pieces = self._pieces(self._prepared())
             first = next(pieces)
         return self._to_its_end(first, pieces)
 
-    def close(self) -> None:
-        """Give back all that the call holds; a stream that was not finished was left."""
-        self._write_record("client_disconnect")
-        if self._batches is not None:
-            self._batches.close()
-        self._call.watch.close()
-        if self._has_slot:
-            self._has_slot = False
-            self._service.slots.release()
+    @property
+    def adjusted(self) -> dict[str, Any]:
+        """What the caller asked for and the model got otherwise; None for what was left out."""
+        adjusted = self._call.adjusted
+        return {name: value for name, value in adjusted.items() if name in self._request.asked}
 
-    def _chat_request(self) -> ChatRequest:
-        model, max_tokens = self._request["model"], self._request.get("max_tokens")
-        return ChatRequest(
-            self._service.settings.model_aliases.get(model, model),
-            schemas.named_messages(self._request),
-            self._request["temperature"],
-            # 5.0 is an integer for JSON Schema, but not for the providers.
-            None if max_tokens is None else int(max_tokens),
+    def _prepared(self) -> dict[str, Any]:
+        """The provider's own form of the request, once the call may be made and has a slot."""
+        fields, settings = self._request.fields, self._service.settings
+        if not self._caller.may_use(fields["brand_id"]):
+            text = "brand_id is not one of the brands that this token is bound to."
+            raise ServiceError(errors.BRAND_NOT_ALLOWED, text)
+        model, max_tokens = fields["model"], fields.get("max_tokens")
+        prepared = self._provider.prepare(
+            ChatRequest(
+                settings.model_aliases.get(model, model),
+                fields["messages"],
+                fields["temperature"],
+                # 5.0 is an integer for JSON Schema, but not for the providers.
+                None if max_tokens is None else int(max_tokens),
+            )
         )
+        self._call.adjusted |= prepared.adjusted
+        self._held.enter_context(self._service.slots.hold(self._caller.name))
+        return prepared.body
 
     def _to_its_end(self, first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
         try:
@@ -111,12 +122,16 @@ class ChatCall:
             pass
         except ServiceError as error:
             yield answers.error_event(error)
-        finally:
-            self.close()
 
-    def _pieces(self, batches: EventStream) -> Iterator[bytes]:
+    def _pieces(self, body: dict[str, Any]) -> Iterator[bytes]:
         """Server-sent events; all that came in one read leaves in one write."""
-        chunks = answers.Chunks(wants_usage(self._request), self._service.settings.max_answer_bytes)
+        batches = self._held.enter_context(
+            contextlib.closing(self._provider.stream(body, self._call))
+        )
+        chunks = answers.Chunks(
+            include_usage=self._request.include_usage,
+            max_answer_bytes=self._service.settings.max_answer_bytes,
+        )
         for batch in batches:
             text = ""
             try:
@@ -126,29 +141,43 @@ class ChatCall:
                 if text:
                     yield text.encode()  # what came before the failure is the caller's
                 raise
+            finally:
+                if not chunks.has_text or chunks.finish:  # nothing changes in between
+                    reason = chunks.finish.reason if chunks.finish else None
+                    self._note(chunks.start, chunks.usage, reason)
             if chunks.has_text:
                 self._record.note_text()
-            if chunks.start and chunks.finish:
-                self._note_answer(chunks.start, chunks.finish)
+            if chunks.finish:
                 # Before [DONE], so that a caller who leaves at that moment loses no record.
                 self._write_record("ok")
                 text += answers.DONE
-            yield text.encode()
+            if text:
+                yield text.encode()
 
-    def _note_answer(self, start: Start, finish: Finish) -> None:
-        self._record.note(answered_model=start.model, finish_reason=finish.reason)
-        if finish.usage is not None:
-            self._record.note(
-                prompt_tokens=finish.usage.prompt_tokens,
-                completion_tokens=finish.usage.completion_tokens,
-                total_tokens=finish.usage.total_tokens,
-            )
+    def _note(self, start: Start | None, usage: Usage | None, reason: str | None) -> None:
+        fields = self._record.fields
+        if start is not None:
+            fields["answered_model"] = records.short(start.model)
+        if reason is not None:
+            fields["finish_reason"] = records.short(reason)
+        if usage is not None:
+            fields["prompt_tokens"] = usage.prompt_tokens
+            fields["completion_tokens"] = usage.completion_tokens
+            fields["total_tokens"] = usage.total_tokens
+            fields["cached_tokens"] = usage.cached_tokens
+            fields["reasoning_tokens"] = usage.reasoning_tokens
 
     def _write_record(self, status: str, code: str | None = None) -> None:
-        self._record.note(
-            attempts=self._call.attempts, provider_request_id=self._call.provider_request_id
+        call = self._call
+        self._record.write(
+            status,
+            code,
+            attempts=call.attempts,
+            upstream_status=call.upstream_status,
+            cause=call.cause,
+            adjusted=call.adjusted or None,
+            provider_request_id=call.provider_request_id,
         )
-        self._record.write(status, code)
 
     @contextlib.contextmanager
     def _recorded(self) -> Iterator[None]:
@@ -162,16 +191,6 @@ class ChatCall:
             self._write_record("error", error.kind.code)
             raise
         except Exception as crash:
-            records.log_crash(self._record.request_id, crash)
+            records.log_crash(self._call.request_id, crash)
             self._write_record("error", errors.INTERNAL_ERROR.code)
-            raise ServiceError(errors.INTERNAL_ERROR, "An unexpected error.") from None
-
-
-def wants_usage(request: dict[str, Any]) -> bool:
-    """Whether a stream's usage shall come as OpenAI's extra last chunk."""
-    options = request.get("stream_options")
-    return (
-        request["stream"] is True
-        and isinstance(options, dict)
-        and options.get("include_usage") is True
-    )
+            raise errors.unexpected() from None

@@ -7,9 +7,13 @@ import contextlib
 import json
 import os
 import random
+import socket
+import stat
 import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 # A record stays below 4096 bytes (PIPE_BUF), so that the lines of several workers that share
@@ -23,10 +27,64 @@ def new_request_id() -> str:
     return random.randbytes(16).hex()
 
 
+class Output:
+    """Where lines go: a descriptor, written to without ever waiting for whoever reads it.
+
+    A line that would have to wait is dropped and counted; the next one that gets through is
+    followed by an event `lost_lines` with their number.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.lost = 0
+        self._descriptor = descriptor
+        self._send: Callable[[bytes], int] | None = None
+
+    def write(self, line: str) -> None:
+        """Write a line, newline included, in one piece."""
+        self._send = self._send or _unblocked(self._descriptor)
+        try:
+            self._send(line.encode())
+        except OSError:  # full, or nobody is there
+            self.lost += 1
+            return
+        if self.lost:
+            lost, self.lost = self.lost, 0
+            log("lost_lines", count=lost)
+
+
+def _unblocked(descriptor: int) -> Callable[[bytes], int]:
+    """A way to write that fails where it would wait.
+
+    O_NONBLOCK on the descriptor itself would hold for every process that shares it, a shell for
+    one; a pipe or a terminal opened once more has flags of its own.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(mode):
+        sock = socket.socket(fileno=os.dup(descriptor))
+        return partial(_send_at_once, sock)
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        flags = os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+        with contextlib.suppress(OSError):  # not on every system, nor with every owner
+            return partial(os.write, os.open(f"/dev/fd/{descriptor}", flags))
+    return partial(os.write, descriptor)
+
+
+def _send_at_once(sock: socket.socket, data: bytes) -> int:
+    return sock.send(data, getattr(socket, "MSG_DONTWAIT", 0))
+
+
+_output = Output(_STDOUT)
+
+
+def write_line(line: str) -> None:
+    """Write a line that is not of the service's own making, such as the server's."""
+    _output.write(line)
+
+
 def log(event: str, **fields: Any) -> None:
     """Write one line. JSON in ASCII: no field can break out of it or forge another."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    _write(json.dumps({"event": event, "time": now, **fields}) + "\n")
+    write_line(json.dumps({"event": event, "time": now, **fields}) + "\n")
 
 
 def log_crash(request_id: str, error: BaseException) -> None:
@@ -36,36 +94,47 @@ def log_crash(request_id: str, error: BaseException) -> None:
     log("crash", request_id=request_id, type=type(error).__name__, place="".join(place))
 
 
-def _write(line: str) -> None:
-    # In one piece, and past the locks and buffers of logging. That nobody takes it fails no call.
-    with contextlib.suppress(OSError):
-        os.write(_STDOUT, line.encode())
+def log_refused(request_id: str, code: str, status: int, caller: str | None, **more: Any) -> None:
+    """Write down a request that was refused before it was a call, and so has no usage record."""
+    log("refused", request_id=request_id, code=code, status=status, caller=short(caller), **more)
 
 
-def _short(value: Any) -> Any:
+# What a process has in hand, each number read from its owner.
+GAUGES: dict[str, Callable[[], int]] = {"lost_lines": lambda: _output.lost}
+
+
+def log_load() -> dict[str, int]:
+    """What GAUGES say now, written down where it is not all zero."""
+    values = {name: read() for name, read in GAUGES.items()}
+    if any(values.values()):
+        log("load", **values)
+    return values
+
+
+def short(value: object) -> str | None:
+    """`value`, cut to what a record has room for, and made Unicode; None if it is no text."""
     if not isinstance(value, str):
-        return value
-    short = value[:MAX_NAME_UNITS]
-    if short.isascii():
-        return short
-    units = short.encode("utf-16-le", "surrogatepass")[: 2 * MAX_NAME_UNITS]
+        return None
+    cut = value[:MAX_NAME_UNITS]
+    if cut.isascii():
+        return cut
+    units = cut.encode("utf-16-le", "surrogatepass")[: 2 * MAX_NAME_UNITS]
     return units.decode("utf-16-le", "replace")
 
 
 class Record:
-    """The usage record of one call, from its start to the one time it is written."""
+    """The usage record of one call, from its start to the one time it is written.
 
-    def __init__(
-        self, request_id: str, caller: str, provider: str, request: dict[str, Any]
-    ) -> None:
-        self.request_id = request_id
+    Its fields are set as they become known; those never set stay null, for they are not guessed.
+    """
+
+    def __init__(self, provider: str, request: dict[str, Any], **fields: str | None) -> None:
         self._started = time.monotonic()
         self._is_written = False
-        self._fields: dict[str, Any] = {
-            "request_id": request_id,
-            "caller": _short(caller),
-            "brand_id": _short(request["brand_id"]),
-            "requested_by": _short(request["requested_by"]),
+        self.fields: dict[str, Any] = {
+            **fields,
+            "brand_id": short(request["brand_id"]),
+            "requested_by": short(request["requested_by"]),
             "model": request["model"],
             "answered_model": None,
             "provider": provider,
@@ -76,7 +145,12 @@ class Record:
             "prompt_tokens": None,
             "completion_tokens": None,
             "total_tokens": None,
+            "cached_tokens": None,
+            "reasoning_tokens": None,
+            "adjusted": None,
             "attempts": 0,
+            "upstream_status": None,
+            "cause": None,
             "duration_ms": None,
             "first_token_ms": None,
             "provider_request_id": None,
@@ -84,19 +158,17 @@ class Record:
 
     def note_text(self) -> None:
         """Called whenever a stream brought text: the first time counts."""
-        if self._fields["first_token_ms"] is None:
-            self._fields["first_token_ms"] = self._ms()
+        if self.fields["first_token_ms"] is None:
+            self.fields["first_token_ms"] = self._ms()
 
-    def note(self, **fields: Any) -> None:
-        """Set fields of the record; those never set stay null, for they are never guessed."""
-        self._fields |= {name: _short(value) for name, value in fields.items()}
-
-    def write(self, status: str, code: str | None = None) -> None:
-        """Write it, the first time only; `status` is ok, error or client_disconnect."""
-        if not self._is_written:
-            self._is_written = True
-            self.note(status=status, code=code, duration_ms=self._ms())
-            log("usage", **self._fields)
+    def write(self, status: str, code: str | None = None, **fields: Any) -> bool:
+        """Write it, and say so, the first time only; `status` is ok, error or client_disconnect."""
+        if self._is_written:
+            return False
+        self._is_written = True
+        self.fields |= {**fields, "status": status, "code": code, "duration_ms": self._ms()}
+        log("usage", **self.fields)
+        return True
 
     def _ms(self) -> float:
         return round((time.monotonic() - self._started) * 1000, 1)

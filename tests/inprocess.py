@@ -66,8 +66,10 @@ def busy() -> FlaskClient:
     """A test client of a service of its own, all of whose call slots are taken."""
     there: FlaskClient = client.__wrapped__(OFFLINE="1")
     slots = there.application.extensions["chat"].slots
-    while slots.acquire(blocking=False):
-        pass
+    held = [slots.hold(f"caller {i}") for i in range(slots.total)]
+    for slot in held:
+        slot.__enter__()
+    there.application.extensions["held"] = held
     return there
 
 

@@ -15,7 +15,17 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import CLAUDE, GPT, Service, answer_on, ask, pointed_at, server_after
+from tests.conftest import (
+    BOUND_TOKEN,
+    CLAUDE,
+    GPT,
+    TOKEN,
+    Service,
+    answer_on,
+    ask,
+    pointed_at,
+    server_after,
+)
 from tests.upstream import Upstream, say
 
 THREADS, SLOTS = 20, 16
@@ -25,7 +35,12 @@ AT_ONCE_S = 1.0
 @pytest.fixture
 def small(start: Callable[..., Service], upstream: Upstream) -> Service:
     """A service whose few slots are soon taken."""
-    return start(**pointed_at(upstream), THREADS=THREADS)
+    # One caller alone may have all slots; where there are more, a fifth is kept for the others.
+    return start(
+        **pointed_at(upstream),
+        THREADS=THREADS,
+        ACCESS_TOKENS=f"team:{TOKEN},team:{BOUND_TOKEN}:loop",
+    )
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def test_a_stream_that_has_begun_is_never_tried_again(
 ) -> None:
     provider.replies.append(say("Hel", end))
     response = service.post(ask(stream=True))
-    assert '"error": "provider_' in response.text
+    assert '"code": "provider_' in response.text
     assert len(provider.received) == 1
     assert service.record_of(response)["attempts"] == 1
 

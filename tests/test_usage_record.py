@@ -31,6 +31,8 @@ FIELDS = {
     "time",
     "request_id",
     "caller",
+    "token",
+    "trace_id",
     "brand_id",
     "requested_by",
     "model",
@@ -43,11 +45,17 @@ FIELDS = {
     "prompt_tokens",
     "completion_tokens",
     "total_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "adjusted",
     "attempts",
+    "upstream_status",
+    "cause",
     "duration_ms",
     "first_token_ms",
     "provider_request_id",
 }
+REFUSED_FIELDS = {"event", "time", "request_id", "code", "status", "caller"}
 CANARY = "the-canary-that-nobody-may-write-down"
 
 
@@ -55,7 +63,7 @@ CANARY = "the-canary-that-nobody-may-write-down"
 def written(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Every line that the service in this process writes from now on."""
     lines: list[dict[str, Any]] = []
-    monkeypatch.setattr(records, "_write", lambda line: lines.append(json.loads(line)))
+    monkeypatch.setattr(records, "write_line", lambda line: lines.append(json.loads(line)))
     return lines
 
 
@@ -121,13 +129,15 @@ def test_the_request_id_of_the_answer_is_the_one_in_the_record(
 @pytest.mark.parametrize(
     "request_body", [b"", b"{", {}, ask(temperature=3), ask(messages=[])], ids=repr
 )
-def test_a_call_that_is_not_valid_leaves_no_record(
+def test_a_request_that_is_refused_leaves_one_line_without_a_word_of_it(
     request_body: Any, written: list[dict[str, Any]]
 ) -> None:
-    assert post(offline(), request_body).status_code == 400
+    code = post(offline(), request_body).get_json()["error"]
     assert post(offline(), ask(), {"Authorization": "Bearer x"}).status_code == 401
     assert offline().get("/healthz").status_code == 200
-    assert written == []
+    fields = [(line["event"], line["code"], line["status"], line["caller"]) for line in written]
+    assert fields == [("refused", code, 400, "team"), ("refused", "unauthorized", 401, None)]
+    assert all(set(line) == REFUSED_FIELDS for line in written)
 
 
 def test_a_valid_call_that_is_refused_leaves_a_record(written: list[dict[str, Any]]) -> None:
@@ -298,10 +308,20 @@ def test_a_giant_name_makes_a_line_that_a_pipe_takes_in_one_piece(
     post(offline(), ask(brand_id="漢" * 100_000, requested_by="\U0001f600" * 100_000))
     name = "\U0001f600" * 1000
     record = records.Record(
-        "r" * 128, name, "openai", ask(GPT, brand_id=name, requested_by=name, stream=True)
+        "openai",
+        ask(GPT, brand_id=name, requested_by=name, stream=True),
+        request_id="r" * 128,
+        caller=records.short(name),
+        token="0" * 8,
+        trace_id="0" * 32,
     )
-    record.note(answered_model=name, finish_reason=name, provider_request_id="p" * 128)
-    record.write("error", "provider_rejected_request")
+    record.fields["answered_model"] = record.fields["finish_reason"] = records.short(name)
+    record.write(
+        "error",
+        "provider_rejected_request",
+        adjusted={"temperature": None, "max_tokens": "max_completion_tokens"},
+        provider_request_id="p" * 128,
+    )
     assert len(written) == 2
     for line in written:
         assert len(json.dumps(line)) < 4096
@@ -416,7 +436,7 @@ def test_a_crash_after_validation_still_leaves_its_record(
 def test_a_call_does_not_fail_when_nobody_takes_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
     nobody, pipe = os.pipe()
     os.close(nobody)
-    monkeypatch.setattr(records, "_STDOUT", pipe)
+    monkeypatch.setattr(records, "_output", records.Output(pipe))
     assert post(offline(), ask()).status_code == 200
     os.close(pipe)
 

@@ -1,0 +1,73 @@
+"""One request for a chat completion, from its bytes to what is to be done."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import schemas
+from core import errors
+from core.errors import ServiceError
+
+# A parsed body takes up to forty times its bytes, and holds the interpreter meanwhile, so those
+# that are larger than this are parsed one at a time.
+LARGE_BODY_BYTES = 200_000
+# OpenAI's newer word for max_tokens, which its SDKs send in its place.
+NEWER_MAX_TOKENS = "max_completion_tokens"
+
+_large_bodies = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatBody:
+    """What a request says: the fields that the schema names, valid and with their defaults.
+
+    `asked` are the names of the parameters that the caller set, `ignored` those that nothing is
+    done with.
+    """
+
+    fields: dict[str, Any]
+    asked: frozenset[str]
+    ignored: list[str]
+    include_usage: bool
+
+
+def read(body: bytes, fallbacks: Mapping[str, str]) -> ChatBody:
+    """The request in `body`, with `fallbacks` for fields that it lacks; raises ServiceError."""
+    try:
+        if len(body) <= LARGE_BODY_BYTES:
+            return _read(body, fallbacks)
+        with _large_bodies:
+            return _read(body, fallbacks)
+    except schemas.NotJSON as error:
+        raise ServiceError(errors.INVALID_JSON, f"{error}.") from None
+
+
+def _read(body: bytes, fallbacks: Mapping[str, str]) -> ChatBody:
+    document = schemas.parse(body)
+    limit = "max_tokens"
+    if isinstance(document, dict):
+        document = {**fallbacks, **document}
+        if limit not in document and document.get(NEWER_MAX_TOKENS) is not None:
+            document[limit] = document.pop(limit := NEWER_MAX_TOKENS)
+    try:
+        fields = schemas.check_request(document)
+    except schemas.Violation as violation:
+        path = limit if violation.path == "max_tokens" else violation.path
+        text = f"{path or 'the body'} {violation.rule}."
+        raise ServiceError(errors.INVALID_INPUT, text) from None
+    ignored = schemas.unnamed_properties(document)
+    include_usage = _includes_usage(document)
+    if include_usage:
+        ignored.remove("stream_options")
+    return ChatBody(fields, frozenset(document), ignored, include_usage)
+
+
+def _includes_usage(document: Mapping[str, Any]) -> bool:
+    """Whether a stream's usage shall come as OpenAI's extra last chunk."""
+    options = document.get("stream_options")
+    return (
+        document.get("stream") is True
+        and isinstance(options, dict)
+        and options.get("include_usage") is True
+    )

@@ -1,0 +1,56 @@
+"""How many calls a process carries at once, shared fairly among its callers."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+from core import errors
+from core.errors import ServiceError
+
+
+class Slots:
+    """`total` places for calls, of which no caller takes the last fifth alone.
+
+    When that few are free, a caller who holds more than an equal share gets no more, so that one
+    team's slow calls leave room for the others'. `callers` are all who may come: where there is
+    only one, nothing is kept free.
+    """
+
+    def __init__(self, total: int, callers: int) -> None:
+        self.total = total
+        self._may_be_shared = callers > 1
+        self._lock = threading.Lock()
+        self._held: Counter[str] = Counter()
+        self._taken = 0
+
+    def taken(self) -> int:
+        """How many are in use now."""
+        return self._taken
+
+    @contextlib.contextmanager
+    def hold(self, caller: str) -> Iterator[None]:
+        """A slot, until the block ends; raises ServiceError where there is none for `caller`."""
+        with self._lock:
+            self._refuse_if_full(caller)
+            self._held[caller] += 1
+            self._taken += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken -= 1
+                self._held[caller] -= 1
+                if not self._held[caller]:
+                    del self._held[caller]
+
+    def _refuse_if_full(self, caller: str) -> None:
+        if self._taken >= self.total:
+            text = f"All {self.total} call slots here are taken."
+            raise ServiceError(errors.OVERLOADED, text, retry_after="1")
+        sharers = len(self._held.keys() | {caller})
+        share = self.total // max(sharers, 2 if self._may_be_shared else 1)
+        is_low = self.total - self._taken <= self.total // 5
+        if is_low and self._held[caller] >= share:
+            text = f"This token's calls hold their share of the {self.total} call slots here."
+            raise ServiceError(errors.OVERLOADED, text, retry_after="1")
