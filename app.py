@@ -21,6 +21,7 @@ from core import errors, records, watchdog
 from core.access import Caller, identify
 from core.errors import CallerLeft, ServiceError
 from core.settings import Settings, load
+from providers.http.models import models_command
 from usage.command import usage_command
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(api)
     app.register_blueprint(reference.blueprint)
     app.cli.add_command(usage_command)
+    app.cli.add_command(models_command)
     return app
 
 

@@ -52,12 +52,15 @@ class Anthropic(Vendor):
     def __init__(self, settings: Settings) -> None:
         self.key = settings.anthropic_api_key
         self.url = f"{settings.anthropic_base_url}/v1/messages"
-        self.models_url = f"{settings.anthropic_base_url}/v1/models"
+        self._models_url = f"{settings.anthropic_base_url}/v1/models?limit=1000"
         self._default_max_tokens = settings.default_max_tokens
 
     @property
     def headers(self) -> dict[str, str]:
         return {"x-api-key": self.key or "", "anthropic-version": VERSION}
+
+    def models_url(self, after: str | None) -> str:
+        return f"{self._models_url}&after_id={after}" if after else self._models_url
 
     def prepare(self, request: ChatRequest) -> Prepared:
         # Blank text is a 400 at Anthropic, and so is an assistant's turn at the end.

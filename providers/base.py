@@ -168,7 +168,6 @@ class Vendor(ABC):
     optional: ClassVar[Mapping[str, str | None]]
 
     url: str
-    models_url: str
     key: str | None
 
     @abstractmethod
@@ -178,6 +177,10 @@ class Vendor(ABC):
     @abstractmethod
     def headers(self) -> dict[str, str]:
         """The headers that carry the key, and others of its own."""
+
+    @abstractmethod
+    def models_url(self, after: str | None) -> str:
+        """Where its models are listed, from the one after this id on."""
 
     @abstractmethod
     def prepare(self, request: ChatRequest) -> Prepared:

@@ -46,11 +46,14 @@ class OpenAI(Vendor):
     def __init__(self, settings: Settings) -> None:
         self.key = settings.openai_api_key
         self.url = f"{settings.openai_base_url}/chat/completions"
-        self.models_url = f"{settings.openai_base_url}/models"
+        self._models_url = f"{settings.openai_base_url}/models"
 
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"}
+
+    def models_url(self, after: str | None) -> str:
+        return f"{self._models_url}?after={after}" if after else self._models_url
 
     def prepare(self, request: ChatRequest) -> Prepared:
         body: dict[str, Any] = {

@@ -368,6 +368,8 @@ def _read_request(stream: Any) -> Received | None:
 
 def _scripted(request: Received) -> Reply | None:
     """The reply that the last message asks for, if it holds a script."""
+    if request.method == "GET":
+        return None
     last = request.json["messages"][-1]["content"]
     if not isinstance(last, str) or not last.startswith("script:"):
         return None
