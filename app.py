@@ -195,13 +195,13 @@ def _read_body(settings: Settings, caller_socket: socket.socket | None) -> bytes
 
 def _arrived_body(most: int) -> bytes | None:
     """`most` bytes of the body, or as far as it came; None if its framing is broken."""
-    stream, body = request.stream, b""
+    stream, body = request.stream, bytearray()
     try:
         while len(body) < most and (read := stream.read(most - len(body))):
             body += read
     except Exception:  # the server's own, of which it has many
         return None
-    return body
+    return bytes(body)
 
 
 def _caller_socket() -> socket.socket | None:

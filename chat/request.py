@@ -12,7 +12,8 @@ from core.errors import ServiceError
 # A parsed body takes up to forty times its bytes, and holds the interpreter meanwhile, so those
 # that are larger than this are parsed one at a time.
 LARGE_BODY_BYTES = 200_000
-# OpenAI's newer word for max_tokens, which its SDKs send in its place.
+MAX_TOKENS = "max_tokens"
+# OpenAI's newer word for it, which its SDKs send in its place.
 NEWER_MAX_TOKENS = "max_completion_tokens"
 
 _large_bodies = threading.Lock()
@@ -45,15 +46,16 @@ def read(body: bytes, fallbacks: Mapping[str, str]) -> ChatBody:
 
 def _read(body: bytes, fallbacks: Mapping[str, str]) -> ChatBody:
     document = schemas.parse(body)
-    limit = "max_tokens"
+    limit = MAX_TOKENS
     if isinstance(document, dict):
         document = {**fallbacks, **document}
-        if limit not in document and document.get(NEWER_MAX_TOKENS) is not None:
-            document[limit] = document.pop(limit := NEWER_MAX_TOKENS)
+        if MAX_TOKENS not in document and document.get(NEWER_MAX_TOKENS) is not None:
+            limit = NEWER_MAX_TOKENS
+            document[MAX_TOKENS] = document.pop(limit)
     try:
         fields = schemas.check_request(document)
     except schemas.Violation as violation:
-        path = limit if violation.path == "max_tokens" else violation.path
+        path = limit if violation.path == MAX_TOKENS else violation.path
         text = f"{path or 'the body'} {violation.rule}."
         raise ServiceError(errors.INVALID_INPUT, text) from None
     ignored = schemas.unnamed_properties(document)
