@@ -1,8 +1,10 @@
 """The service's HTTP: the routes, who gets in, and one shape for every error."""
 
+import errno
 import json
 import re
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -109,7 +111,7 @@ def let_in() -> None:
 def fail(error: Exception) -> Response:
     """Every error, whatever its cause, in the contract's shape."""
     if isinstance(error, CallerLeft):
-        return ServiceResponse(status=499)  # nginx's word for it; nobody reads this
+        return ServiceResponse(_no_answer(), 499)
     failure = error if isinstance(error, ServiceError) else _service_error(error)
     if failure is not error and failure.kind is errors.INTERNAL_ERROR:
         records.log_crash(g.request_id, error)
@@ -219,6 +221,13 @@ def _tell_changes(response: Response, body: ChatBody, adjusted: dict[str, Any]) 
             f"{name}={'default' if value is None else value}" for name, value in adjusted.items()
         )
         response.headers["X-Adjusted-Parameters"] = ", ".join(changes)
+
+
+def _no_answer() -> Iterator[bytes]:
+    """Has the server close the connection: who closed only one side of it shall not read an answer
+    that is none."""
+    raise BrokenPipeError(errno.EPIPE, "the caller left")
+    yield b""
 
 
 def _service_error(error: Exception) -> ServiceError:

@@ -6,13 +6,14 @@ import resource
 from typing import Any
 
 from core.settings import load
-from server.worker import Logger, Worker, block_stop_signals
+from server import log
+from server.worker import Worker, block_stop_signals
 
+log.prepare()
 settings = load()
 
 wsgi_app = "app:create_app()"
 worker_class = Worker
-logger_class = Logger
 bind = f"0.0.0.0:{settings.port}"
 workers = settings.web_concurrency
 # gthread, by bench/ on 2 cores: its threads start as they are needed, so 1000 a worker cost nothing
@@ -21,16 +22,18 @@ workers = settings.web_concurrency
 # 1000), but it monkey-patches, and the watchdog's shutdown() does not wake its readers. More than
 # 2 workers on 2 cores only add memory.
 threads = settings.threads
-# Connections that wait for their first bytes, idle or are being closed hold no thread, so there
-# may be many more of them; at or below `threads`, gunicorn would switch keep-alive off.
-worker_connections = 4 * settings.threads + 1000
 backlog = 512
 # Loaded once and shared by the workers: a third less memory idle, and a killed worker is replaced
 # at once. Nothing is connected or started before the fork.
 preload_app = True
 # A call holds two descriptors; the usual soft limit of 1024 would end at 500 streams.
 _files, _most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (max(_files, min(_most_files, 65_536)), _most_files))
+_files = max(_files, min(_most_files, 65_536))
+resource.setrlimit(resource.RLIMIT_NOFILE, (_files, _most_files))
+# Connections that wait for a request, idle or are being closed hold no thread, so there may be many
+# more of them than threads. Beside each, a call has one to a provider, and another may be pooled;
+# some thirty descriptors are a worker's own.
+worker_connections = max(2, min(4 * settings.threads + 1000, (_files - 30) // 3))
 # A heartbeat of the worker's main loop, not a limit on calls.
 timeout = 30
 graceful_timeout = settings.grace_timeout_s
@@ -41,27 +44,27 @@ limit_request_line = 4094
 limit_request_fields = 64
 # Above the 8 KB of Heroku's router, so that a giant token is a 401; worker.py bounds it all.
 limit_request_field_size = 32_768
-# Whoever is in front may say that it speaks https: the scheme is only shown, in the reference
-# page's examples. Nobody may say more.
-forwarded_allow_ips = "*"
-# Of the three headers for that, the one proxies send: contradictions would be 400.
-secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
+# The scheme is only shown, and read in server/connections.py. Nobody in front may say more.
+forwarded_allow_ips = "*"  # or gunicorn would parse each address
+secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
-# Where there is a CPU for each worker, it keeps to its own: only one of its threads runs at a time,
-# and moving it from CPU to CPU costs a sixth of a request.
-_cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-# The usage record is the access log.
+# The usage record is the access log. Where one is asked for (Heroku's buildpack does, with
+# GUNICORN_CMD_ARGS), it holds no path and no query, which may carry anything.
 accesslog = None
+access_log_format = "%(h)s %(m)s %(s)s %(B)s bytes %(M)s ms %({x-request-id}o)s"
 control_socket_disable = True
-# An answer's head goes out with its body (Reply), which sendfile() would overtake.
+# It would wait without limit for a caller who takes nothing.
 sendfile = False
 
 
 def pre_fork(server: Any, worker: Worker) -> None:
-    """Give a worker the CPU that the fewest have, nothing to clean up and no signal to lose."""
-    if workers == len(_cpus):
+    """Give a worker a CPU, nothing to clean up and no signal to lose."""
+    # One of a worker's threads runs at a time, and moving it about costs 5 % of a full answer and
+    # a fifth of a paced stream. So where there is a CPU for each worker, it gets the least taken.
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cpus) == server.num_workers:
         taken = [other.cpu for other in server.WORKERS.values()]
-        worker.cpu = min(_cpus, key=taken.count)
+        worker.cpu = min(cpus, key=taken.count)
     gc.freeze()  # as its documentation advises before a fork: what is loaded by now will stay
     block_stop_signals()
 

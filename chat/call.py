@@ -1,6 +1,7 @@
 """One chat completion, from a valid request to its answer and its usage record."""
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -119,7 +120,8 @@ class ChatCall:
             with self._recorded():
                 yield from chain([first], pieces)
         except CallerLeft:
-            pass
+            # To the server, so that the answer is torn: its end would say that it is complete.
+            raise BrokenPipeError(errno.EPIPE, "the caller left") from None
         except ServiceError as error:
             yield answers.error_event(error)
 

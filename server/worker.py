@@ -1,38 +1,29 @@
-"""gunicorn's threaded worker, with a few manners added."""
+"""gunicorn's threaded worker with time limits, threads only for whole heads, and a clean stop."""
 
 import contextlib
-import json
+import errno
 import os
-import select
 import selectors
 import signal
 import socket
-import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
-from gunicorn.http import wsgi
-from gunicorn.http.body import LengthReader
-from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
-from gunicorn.http.message import Request
-from gunicorn.http.parser import RequestParser
-from gunicorn.instrument.statsd import Statsd
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from core import errors, records, watchdog
+from core import watchdog
 from core.settings import load
+from server.connections import Connection
+from server.refusals import refuse
 
-# A request's line and headers in all: gunicorn looks through all of them again whenever some come.
-MAX_HEAD_BYTES = 65_536
 # Calls still running this long before the end of the grace get an error event, not a torn body.
-LAST_WORDS_S = 4
-# What a refused caller is still sending is taken, up to here: closing on it would reset the
-# connection, and the answer would be lost (RFC 9112, section 9.6).
-MAX_UNREAD_BYTES = 200_000_000
+ERRORS_BEFORE_END_S = 4
 # The way back through gunicorn's main loop costs a tenth of a request's CPU, so a thread first
 # waits so long for its connection's next one.
 NEXT_REQUEST_S = 0.02
@@ -40,76 +31,13 @@ NEXT_REQUEST_S = 0.02
 # the fewest is the first. Without it, one of two workers was seen to take 31 of 32 callers.
 HESITATION_S = 10e-6
 MAX_HESITATION_S = 1e-3
+# No descriptor is left, and the connection stays in the queue: asking again at once would spin.
+NO_DESCRIPTOR_PAUSE_S = 0.02
+NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# Python's own limits on nesting are made for stacks of this size; small systems give 1 MiB or
+# less, and JSON of 5,000 levels then ended the worker. Only what is used takes memory.
+STACK_BYTES = 8 * 2**20
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
-
-
-class Logger(Statsd):
-    """gunicorn's log on standard output; crashes in it by type and place, without their words.
-
-    Statsd is gunicorn's logger that also sends metrics when --statsd-host is set.
-    """
-
-    def setup(self, cfg: Any) -> None:
-        super().setup(cfg)
-        for handler in self.error_log.handlers:
-            handler.setStream(sys.stdout)
-
-    def access(self, *args: Any) -> None:
-        if self.sock is not None or self.access_log_enabled:
-            super().access(*args)
-
-    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        error = sys.exc_info()[1]
-        if error is not None:
-            records.log_crash("", error)
-
-
-class Head(Request):
-    """A request's head, bounded as a whole and not only by the number and size of its lines."""
-
-    max_buffer_headers = property(lambda _self: MAX_HEAD_BYTES, lambda _self, _value: None)
-
-
-class Parser(RequestParser):
-    """gunicorn's parser, which takes no time over the rest of a body that has none."""
-
-    mesg_class = Head
-
-    def finish_body(self, deadline: float | None = None, max_bytes: int | None = None) -> Any:
-        reader = self.mesg and self.mesg.body.reader
-        if isinstance(reader, LengthReader) and not reader.length:
-            return True
-        return super().finish_body(deadline, max_bytes)
-
-
-class Gathering:
-    """A caller's socket that sends an answer's head together with what follows it."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._head: bytes | None = None
-
-    def sendall(self, data: bytes) -> None:
-        if self._head is None:
-            self._head = data
-        else:
-            self._sock.sendall(self._head + data)
-            self._head = b""
-
-    def flush(self) -> None:
-        if self._head:
-            self._sock.sendall(self._head)
-
-
-class Reply(wsgi.Response):
-    """gunicorn's response in one write less, which wakes the caller once and not twice."""
-
-    def __init__(self, req: Any, sock: socket.socket, cfg: Any) -> None:
-        super().__init__(req, Gathering(sock), cfg)
-
-    def close(self) -> None:
-        super().close()
-        self.sock.flush()
 
 
 class Threads(ThreadPoolExecutor):
@@ -121,34 +49,32 @@ class Threads(ThreadPoolExecutor):
             super()._adjust_thread_count()
 
 
-class Connection(TConn):
-    """A caller's connection, and the watch over the arrival of its request's headers."""
-
-    arrival: watchdog.Watch
-    unread_bytes = MAX_UNREAD_BYTES
-
-    def has_more(self, timeout_s: float) -> bool:
-        """Whether another request begins to arrive within so long."""
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
-
-
 class Worker(ThreadWorker):
-    """gunicorn's threaded worker, with time limits on callers and a clean way to stop."""
+    """Reads heads in the main loop and handles requests in threads."""
 
     cpu: int | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.settings = load()
+        # For a request's head, then its body, to arrive, and for a write to be taken.
+        self.arrival_timeout_s = load().arrival_timeout_s
+        self.max_keepalived = self.worker_connections  # the oldest makes room for a new one
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Refuse, in one line, the options of gunicorn that would do nothing or harm here."""
+        super().check_config(cfg, log)
+        if cfg.is_ssl:
+            raise SystemExit("certfile and keyfile do not work here: TLS ends at the router.")
+        if cfg.http2_cleartext != "off" or cfg.protocol != "http":
+            raise SystemExit("http2_cleartext and protocol do not work here: HTTP/1.1 is spoken.")
+        if cfg.threads != load().threads:
+            raise SystemExit("threads is set by the variable THREADS, which the call slots follow.")
 
     def init_process(self) -> None:
         if self.cpu is not None:
-            os.sched_setaffinity(0, {self.cpu})
-        wsgi.Response = Reply  # there is no setting for it
-        # Plain attributes: a request takes two dozen, each through two of gunicorn's own calls.
-        self.cfg.__dict__ |= {name: item.get() for name, item in self.cfg.settings.items()}
+            with contextlib.suppress(OSError):  # a cpuset may have shrunk: then any CPU will do
+                os.sched_setaffinity(0, {self.cpu})
         super().init_process()
 
     def init_signals(self) -> None:
@@ -156,34 +82,49 @@ class Worker(ThreadWorker):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def get_thread_pool(self) -> Threads:
+        threading.stack_size(STACK_BYTES)
         return Threads(self.cfg.threads)
 
+    # Connections: in the main loop, without waiting for any of them.
+
     def accept(self, listener: Any) -> bool:
-        """Whether a connection was waiting. It gets a thread when its first bytes are there."""
+        """Whether a connection was waiting. It gets a thread when its first head is complete."""
         if self.alive and self.cfg.workers > 1:
             time.sleep(min(HESITATION_S * self.nr_conns, MAX_HESITATION_S))
         try:
             sock, address = listener.accept()
-        except OSError:  # none is there, it is gone again, or there is no descriptor left for it
+        except OSError as error:  # none is there, it is gone again, or there is no descriptor left
+            if error.errno in NO_DESCRIPTOR and not self._close_oldest_idle():
+                time.sleep(NO_DESCRIPTOR_PAUSE_S)
             return False
         self.nr_conns += 1
-        conn = Connection(self.cfg, sock, address, listener.getsockname())
-        conn.parser = Parser(self.cfg, sock, address)
-        self._poll(conn, self.settings.arrival_timeout_s, self.on_pending_socket_readable)
+        if self.nr_conns >= self.worker_connections:
+            self._close_oldest_idle()
+        conn = Connection(self.cfg, sock, address, listener.getsockname(), self.arrival_timeout_s)
+        self._wait_for(conn, self.arrival_timeout_s, self.on_pending_socket_readable)
         return True
 
-    def handle(self, conn: Connection) -> Any:
-        """Whether the connection stays open, after one request or several in quick succession."""
-        while True:
-            with watchdog.watch_arrival(conn.sock, self.settings.arrival_timeout_s) as conn.arrival:
-                keeps_alive = super().handle(conn)
-            if keeps_alive is not True or self._is_wanted() or not conn.has_more(NEXT_REQUEST_S):
-                return keeps_alive
+    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        """A kept connection's next request begins: it has as long as a new one's."""
+        self._receive(conn, self.keepalived_conns)
 
-    def _is_wanted(self) -> bool:
-        """Whether this thread has better to do than wait: as many are busy as there may be."""
-        idle = len(self.keepalived_conns) + len(self.pending_conns)
-        return not self.alive or self.nr_conns - idle >= self.cfg.threads
+    def on_pending_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        self._receive(conn, self.pending_conns)
+
+    def _receive(self, conn: Connection, waiting: deque[Connection]) -> None:
+        if conn.sock.fileno() < 0:  # closed in this very turn of the loop
+            return
+        is_open = conn.receive()
+        if is_open and not conn.has_request and waiting is self.pending_conns:
+            return
+        self.poller.unregister(conn.sock)
+        waiting.remove(conn)
+        if not is_open:
+            self._close(conn)
+        elif conn.has_request:
+            self.enqueue_req(conn)
+        else:
+            self._wait_for(conn, self.arrival_timeout_s, self.on_pending_socket_readable)
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         if fs.cancelled() or fs.exception() or fs.result() is not False:
@@ -191,57 +132,77 @@ class Worker(ThreadWorker):
             return
         # gunicorn would now wait for the peer in its main loop, for up to 2 s, and all other
         # connections with it. In the poller, it costs neither them nor a thread.
-        linger_s = self.settings.arrival_timeout_s if self.alive else STOP_KEEPALIVE_LINGER
+        linger_s = self.arrival_timeout_s if self.alive else STOP_KEEPALIVE_LINGER
         try:
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
-            self._poll(conn, linger_s, self._discard)
         except OSError:  # it is closed already
-            self.nr_conns -= 1
-            conn.close()
+            self._close(conn)
+        else:
+            self._wait_for(conn, linger_s, self._discard)
 
-    def _discard(self, conn: Connection, sock: socket.socket) -> None:
-        """Take what the peer is still sending, until it closes or sends too much."""
-        try:
-            read = sock.recv(65_536)
-        except BlockingIOError:
-            return
-        except OSError:
-            read = b""
-        conn.unread_bytes -= len(read)
-        if not read or conn.unread_bytes < 0:
-            self.poller.unregister(sock)
+    def _discard(self, conn: Connection, client: socket.socket) -> None:
+        if client.fileno() >= 0 and not conn.discard():
+            self.poller.unregister(client)
             self.pending_conns.remove(conn)
-            self.nr_conns -= 1
-            conn.close()
+            self._close(conn)
 
-    def _poll(self, conn: Connection, timeout_s: float, readable: Callable[..., None]) -> None:
+    def _wait_for(self, conn: Connection, timeout_s: float, readable: Callable[..., None]) -> None:
         """Have the poller call `readable`, and murder_pending() close what takes longer."""
         conn.timeout = time.monotonic() + timeout_s
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(readable, conn))
 
+    def _close_oldest_idle(self) -> bool:
+        """Whether there was one."""
+        waiting = self.keepalived_conns or self.pending_conns
+        if waiting:
+            conn = waiting.popleft()
+            self.poller.unregister(conn.sock)
+            self._close(conn)
+            return True
+        return False
+
+    def _close(self, conn: Connection) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    # Requests: each in a thread.
+
+    def handle(self, conn: Connection) -> bool:
+        """Whether the connection stays open, after one request or several in quick succession."""
+        while not conn.is_head_too_large:
+            if not super().handle(conn):
+                return False
+            conn.begin_request()
+            if self._is_busy():
+                return True
+            if not conn.has_request:
+                conn.sock.settimeout(NEXT_REQUEST_S)
+                if not conn.receive():
+                    return False
+                if not conn.has_request:
+                    return True
+        self.handle_error(None, conn.sock, conn.client, LimitRequestHeaders("the whole head"))
+        return False
+
+    def _is_busy(self) -> bool:
+        """Whether this thread has better to do than wait: as many are busy as there may be."""
+        idle = len(self.keepalived_conns) + len(self.pending_conns)
+        return not self.alive or self.nr_conns - idle >= self.cfg.threads
+
     def handle_request(self, req: Any, conn: Connection) -> Any:
-        conn.arrival.close()
-        return super().handle_request(req, conn)
+        try:
+            return super().handle_request(req, conn)
+        except BlockingIOError:  # the caller has taken nothing of the answer for too long
+            return False
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
-        """Answer what gunicorn itself refuses, in the contract's shape and logged without words."""
-        request_id = records.new_request_id()
-        kind = _kind_of(exc)
-        if kind is errors.INTERNAL_ERROR:
-            records.log_crash(request_id, exc)
-        else:
-            records.log("refused", request_id=request_id, code=kind.code, type=type(exc).__name__)
-        body = json.dumps({"error": kind.code, "message": kind.remedy}).encode()
-        head = (
-            f"HTTP/1.1 {kind.status} {HTTPStatus(kind.status).phrase}\r\n"
-            "Connection: close\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
-            f"X-Content-Type-Options: nosniff\r\nX-Request-Id: {request_id}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
         with contextlib.suppress(OSError):
-            client.sendall(head.encode() + body)
+            client.setblocking(True)
+            client.sendall(refuse(exc))
+
+    # The stop.
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
@@ -260,7 +221,7 @@ class Worker(ThreadWorker):
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         if self.alive:  # a second SIGTERM puts nothing off
-            grace_s = self.settings.grace_timeout_s - LAST_WORDS_S
+            grace_s = self.cfg.graceful_timeout - ERRORS_BEFORE_END_S
             watchdog.stop_at(time.monotonic() + max(0, grace_s))
         super().handle_exit(sig, frame)
 
@@ -277,14 +238,3 @@ def block_stop_signals() -> None:
 os.register_at_fork(
     after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, STOP_SIGNALS)
 )
-
-
-def _kind_of(error: Exception) -> errors.Kind:
-    match error:
-        case LimitRequestLine():
-            return errors.URI_TOO_LONG
-        case LimitRequestHeaders():
-            return errors.HEADERS_TOO_LARGE
-        case ParseException():
-            return errors.MALFORMED_HTTP
-    return errors.INTERNAL_ERROR

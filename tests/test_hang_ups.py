@@ -1,6 +1,7 @@
 """Callers who leave: what was done for them ends, and nothing of it stays behind."""
 
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -30,9 +31,13 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service,
 
 def start_all_threads(service: Service) -> None:
     """The server starts threads as it needs them, and keeps them."""
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        "Content-Length: 5\r\n\r\n"
+    )
     with ExitStack() as stack:
         for _ in range(THREADS):
-            stack.enter_context(service.connect()).sendall(b"GET")
+            stack.enter_context(service.connect()).sendall(head.encode())
         service.until(lambda: held(service)[1] >= THREADS)
     service.post(ask())  # starts the watchdog if nothing has
 
@@ -129,3 +134,28 @@ def test_a_caller_who_leaves_at_the_very_end_has_still_been_served(service: Serv
         while b"[DONE]" not in answer:
             answer += caller.recv(65536)
     assert service.records(requested_by="served")[0]["status"] == "ok"
+
+
+HALF_CLOSED = {
+    "before a full answer": (say(0.5, "Hello"), False),
+    "before a stream": (raw(STALL), True),
+    "in mid-stream": (say("Hel", 0.5, "lo"), True),
+}
+
+
+@pytest.mark.parametrize(("reply", "stream"), HALF_CLOSED.values(), ids=HALF_CLOSED)
+def test_who_closes_only_the_sending_side_reads_no_answer_that_is_none(
+    reply: Reply, stream: bool, service: Service, provider: Upstream
+) -> None:
+    provider.replies.append(reply)
+    with service.send(ask(stream=stream)) as caller:
+        caller.shutdown(socket.SHUT_WR)
+        said = b""
+        while read := caller.recv(65536):
+            said += read
+    if reply.parts[0] == "Hel":  # type: ignore[index]
+        assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert not said.endswith(b"0\r\n\r\n")  # torn, where it ends
+    else:
+        assert said == b""
+    assert "crash" not in service.log

@@ -125,7 +125,11 @@ def test_dribbled_headers_are_closed(service: Service) -> None:
 SLOW_BODIES = {
     "of an announced length": (POST + b"Content-Length: 5000\r\n\r\n", b"a", 400),
     "in chunks": (CHUNKED, b"1\r\na\r\n", 400),
-    "of an unknown caller": (b"POST %b HTTP/1.1\r\nContent-Length: 5000\r\n\r\n" % PATH, b"a", 401),
+    "of an unknown caller": (
+        b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n" % PATH,
+        b"a",
+        401,
+    ),
     "for no known path": (
         b"POST /x HTTP/1.1\r\n%bContent-Length: 50\r\n\r\n" % AUTHORIZED,
         b"a",
@@ -230,6 +234,8 @@ BROKEN = {
     "a header with a carriage return": POST + b"X: a\rb\r\n\r\n",
     "a header name with a space": POST + b"X Y: z\r\n\r\n",
     "bare line feeds": POST.replace(b"\r\n", b"\n") + b"\n",
+    "no host": b"GET /healthz HTTP/1.1\r\n\r\n",
+    "a host that is none": b"GET /healthz HTTP/1.1\r\nHost: a/b c\r\n\r\n",
     "two hosts": b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
     "HTTP/0.9": b"GET /healthz\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

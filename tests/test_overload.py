@@ -142,13 +142,11 @@ def test_of_hundreds_of_callers_each_is_served_or_told_at_once(
     assert all(body.endswith(b"data: [DONE]\n\n") for body in served)
 
 
-# What leaves the server less than it would like to have.
-SHORT_OF = {
-    "fd": """
+FEW_DESCRIPTORS = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (150, 150))
-""",
-    "task": """
+"""
+FEW_THREADS = """
 import threading
 start = threading.Thread.start
 def start_if_there_are_few(thread):
@@ -156,30 +154,71 @@ def start_if_there_are_few(thread):
         raise RuntimeError("can't start new thread")
     start(thread)
 threading.Thread.start = start_if_there_are_few
-""",
-}
+"""
+NO_BODY_YET = (
+    f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+    "Content-Length: 5\r\n\r\n"
+).encode()
 
 
-@pytest.mark.parametrize(("kind", "shortage"), SHORT_OF.items(), ids=["descriptors", "threads"])
-def test_running_calls_go_on_when_the_system_runs_out_of(
-    kind: str, shortage: str, tmp_path: Path, upstream: Upstream
+@contextmanager
+def twenty_streams(service: Service, upstream: Upstream) -> Iterator[None]:
+    """Twenty calls run inside; afterwards, all have their whole answers from the same worker."""
+    workers, go_on = service.worker_pids(), threading.Event()
+    upstream.default = say("Hel", go_on, "lo")
+    with ExitStack() as stack:
+        answers = [
+            answer_on(stack.enter_context(service.send(ask(stream=True)))) for _ in range(20)
+        ]
+        yield
+        go_on.set()
+        assert all(answer.read().endswith(b"data: [DONE]\n\n") for answer in answers)
+    assert service.worker_pids() == workers
+
+
+def is_healthy(service: Service) -> bool:
+    return requests.get(f"{service.url}/healthz", timeout=10).status_code == 200
+
+
+def test_running_calls_go_on_when_the_system_gives_no_more_threads(
+    tmp_path: Path, upstream: Upstream
 ) -> None:
-    go_on = threading.Event()
-    with Service(tmp_path / "log", *server_after(shortage), **pointed_at(upstream)) as service:
+    command = server_after(FEW_THREADS)
+    with Service(tmp_path / "log", *command, **pointed_at(upstream)) as service:
         (pid,) = service.worker_pids()
-        with ExitStack() as stack:
-            upstream.default = say("Hel", go_on, "lo")
-            answers = [
-                answer_on(stack.enter_context(service.send(ask(stream=True)))) for _ in range(20)
-            ]
+        with twenty_streams(service, upstream):
             with ExitStack() as crowd:
                 for _ in range(200):
-                    crowd.enter_context(service.connect()).sendall(b"GET")
-                service.until(lambda: len(os.listdir(f"/proc/{pid}/{kind}")) >= 150)
-            assert requests.get(f"{service.url}/healthz", timeout=10).status_code == 200
-            go_on.set()
-            assert all(answer.read().endswith(b"data: [DONE]\n\n") for answer in answers)
-        assert service.worker_pids() == [pid]
+                    crowd.enter_context(service.connect()).sendall(NO_BODY_YET)
+                service.until(lambda: service.threads_of(pid) >= 150)
+            assert is_healthy(service)
+
+
+# By itself, it takes no more connections than it has descriptors for.
+DESCRIPTORS = {"few": "", "all taken": "--worker-connections=1000"}
+
+
+@pytest.mark.parametrize("options", DESCRIPTORS.values(), ids=DESCRIPTORS)
+def test_idle_connections_make_room_when_descriptors_are(
+    options: str, tmp_path: Path, upstream: Upstream
+) -> None:
+    command = server_after(FEW_DESCRIPTORS)
+    settings = pointed_at(upstream) | {"GUNICORN_CMD_ARGS": options}
+    with Service(tmp_path / "log", *command, **settings) as service:
+        (pid,) = service.worker_pids()
+        with twenty_streams(service, upstream), ExitStack() as crowd:
+            for sent in (b"", b"GET", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") * 70:
+                crowd.enter_context(service.connect()).sendall(sent)
+            before = cpu_s(pid)
+            time.sleep(1)
+            assert cpu_s(pid) - before < 0.5
+            assert is_healthy(service)
+
+
+def cpu_s(pid: int) -> float:
+    """The CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_with_its_default_settings_it_carries_three_hundred_streams(
