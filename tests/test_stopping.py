@@ -96,7 +96,7 @@ def test_sigterm_ends_what_cannot_finish_in_time_with_an_error(
         send(signal.SIGTERM, whom(service))
         for answer in answers:
             body = answer.read()  # torn, it would raise
-            assert b'data: {"error": "stopping", ' in body
+            assert b'"code": "stopping"' in body
             assert DONE not in body
         for caller in waiting:
             answer = answer_on(caller)
@@ -149,7 +149,7 @@ def test_a_signal_that_comes_again_does_not_put_the_end_off(
         again = threading.Thread(target=insist)
         again.start()
         try:
-            assert all(b'"error": "stopping"' in answer.read() for answer in answers)
+            assert all(b'"code": "stopping"' in answer.read() for answer in answers)
         finally:
             over.set()
             again.join()
@@ -196,7 +196,7 @@ def test_an_impatient_signal_ends_everything_at_once_but_cleanly(
         answers = [answer_on(caller) for caller in streams(service, stack, 4)]
         began = time.monotonic()
         send(signal_, everyone(service) if signal_ is signal.SIGINT else master_alone(service))
-        assert all(b'"error": "stopping"' in answer.read() for answer in answers)
+        assert all(b'"code": "stopping"' in answer.read() for answer in answers)
         assert service.process.wait(10) == 0
         assert time.monotonic() - began < 3
 
