@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +90,14 @@ def check_request(document: Any) -> dict[str, Any]:
     return {**_DEFAULTS, **named}
 
 
-def unnamed_properties(document: dict[str, Any]) -> list[str]:
+def unnamed_properties(document: dict[str, Any]) -> Iterator[str]:
     """The properties of a request that its schema does not name, `messages[].name` for nested."""
-    in_messages = {
-        name: None
-        for message in document["messages"]
-        if len(message) > len(MESSAGE_PROPERTIES)
-        for name in message
-        if name not in MESSAGE_PROPERTIES
-    }
-    return [name for name in document if name not in PROPERTIES] + [
-        f"messages[].{name}" for name in in_messages
-    ]
+    yield from (name for name in document if name not in PROPERTIES)
+    told = set(MESSAGE_PROPERTIES)
+    for message in document["messages"]:
+        if len(message) > len(MESSAGE_PROPERTIES):
+            yield from (f"messages[].{name}" for name in message if name not in told)
+            told.update(message)
 
 
 def check_answer(document: Any) -> None:
