@@ -121,12 +121,12 @@ def test_the_dearest_group_comes_first_and_the_total_last() -> None:
     assert list(rows) == ["dear", "brand-a", "total"]
 
 
-def test_percentiles_are_within_a_quarter_of_a_percent() -> None:
+def test_percentiles_are_within_a_tenth_of_a_percent() -> None:
     rows = rows_of(a_record(duration_ms=float(ms)) for ms in range(1, 101))
     assert (rows["brand-a"]["p50 ms"], rows["brand-a"]["p95 ms"]) == ("50", "95")
     for ms in (3.3, 47.0, 999.5, 12_345.6, 600_000.0):
         p95 = Report([a_record(duration_ms=ms)], "brand").total.row()["p95_ms"]
-        assert p95 == pytest.approx(ms, rel=0.0026, abs=0.06)  # and rounded to 0.1 ms
+        assert p95 == pytest.approx(ms, rel=0.001, abs=0.06)  # and rounded to 0.1 ms
 
 
 # What a call costs.
