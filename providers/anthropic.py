@@ -126,7 +126,7 @@ class _Reader(StreamReader):
         self._stop_reason: str | None = None
 
     def read(self, document: Any) -> list[Event]:
-        if document.get("error") or ("type" not in document and is_error(document)):
+        if is_error(document):
             raise ProviderError(document)
         match document["type"]:
             case "content_block_delta":
@@ -144,8 +144,6 @@ class _Reader(StreamReader):
                 if not self._stop_reason:
                     raise TypeError
                 return [Finish(_reason(self._stop_reason), _usage(self._counts))]
-            case "error":
-                raise ProviderError(document)
         return []
 
     def end(self) -> list[Event]:

@@ -221,9 +221,13 @@ def is_error(document: Any) -> bool:
     """Whether a document is an error, in any form that providers and those before them write."""
     if isinstance(document, list):
         return bool(document) and is_error(document[0])
-    return isinstance(document, dict) and bool(
+    if not isinstance(document, dict):
+        return False
+    # An event of a type that nobody knows yet may have words, too, but no code.
+    may_be = "type" not in document or "code" in document
+    has_words = document.get("detail") or document.get("errors")
+    return bool(
         document.get("error")
         or "error" in (document.get("object"), document.get("type"))
-        or any(document.get(name) for name in ("detail", "errors"))
-        or isinstance(document.get("message"), str)
+        or (may_be and (has_words or isinstance(document.get("message"), str)))
     )

@@ -70,7 +70,7 @@ class ErrorObject:
         outer: dict[str, Any] = document if isinstance(document, dict) else {}
         error = outer.get("error")
         fields = {**outer, **error} if isinstance(error, dict) else outer
-        said = [fields.get(name) for name in ("code", "type", "status")]
+        said = [fields.get(name) for name in ("code", "type", "status", "status_code")]
         self._words = [word for word in said if isinstance(word, str) and _normal(word) in _KNOWN]
         self._number = next(filter(None, map(_status, said)), None)
         self.message = _message(fields)
