@@ -247,6 +247,7 @@ WRAPPERS = {
     "docker with a terminal": docker(line().replace("\n", "\r\n")),
     "docker compose": f"web-1  | {line()}",
     "docker, odd name": docker(line(requested_by='a\\"{b\\\\')),
+    "after a cut record": line()[:90] + line(),
     "another tool": json.dumps(a_record(prompt_tokens=1000.0), separators=(",", ":")) + "\n",
 }
 

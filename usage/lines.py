@@ -50,9 +50,12 @@ def _record(line: bytes) -> dict[str, Any]:
 
 
 def _document(text: str) -> dict[str, Any]:
-    """The JSON object that starts at the line's first brace, or an empty one."""
-    try:
-        document: dict[str, Any] = _decode(text, text.index("{"))[0]
-    except (ValueError, RecursionError):
-        return {}
-    return document
+    """The JSON object that the line holds, or an empty one."""
+    # Where a writer was cut off, the next one's record stands on the same line.
+    for start in (text.find("{"), text.rfind('{"event"')):
+        try:
+            document: dict[str, Any] = _decode(text, start)[0]
+        except (ValueError, RecursionError):
+            continue
+        return document
+    return {}
