@@ -134,6 +134,7 @@ class ChatCall:
             include_usage=self._request.include_usage,
             max_answer_bytes=self._service.settings.max_answer_bytes,
         )
+        noted = None
         for batch in batches:
             text = ""
             try:
@@ -144,7 +145,9 @@ class ChatCall:
                     yield text.encode()  # what came before the failure is the caller's
                 raise
             finally:
-                if not chunks.has_text or chunks.finish:  # nothing changes in between
+                known = (chunks.start, chunks.usage, chunks.finish)
+                if known != noted:
+                    noted = known
                     reason = chunks.finish.reason if chunks.finish else None
                     self._note(chunks.start, chunks.usage, reason)
             if chunks.has_text:
