@@ -1,4 +1,16 @@
-"""A real service for the tests: gunicorn as the Procfile starts it, and its upstream."""
+"""A real service for the tests: gunicorn as the Procfile starts it, and its upstream.
+
+Where a new test goes:
+- what a request may say, or an answer looks like: test_requests, test_request_fields, test_errors,
+  test_access, test_headers, in this process (tests/inprocess.py; `responses` plays the provider);
+- one provider's words: test_anthropic, test_openai; what both do: test_streams, test_retries,
+  test_successors, test_provider_errors;
+- what needs sockets, signals or time: test_hostile_callers, test_hostile_upstreams, test_hang_ups,
+  test_overload, test_stopping, test_time_limits, with `service`, `start` and tests/upstream.py;
+- settings and set-up: test_settings, test_setup; what is written down: test_usage_record,
+  test_log_lines, test_secrets; the page: test_reference, test_browser;
+  who may import whom: test_doors.
+"""
 
 import json
 import os

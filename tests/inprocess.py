@@ -142,3 +142,18 @@ def sent(wire: responses.RequestsMock, index: int = -1) -> dict[str, Any]:
     """The body of a request that a provider got."""
     body: dict[str, Any] = json.loads(wire.calls[index].request.body or b"")
     return body
+
+
+def padded(size: int) -> bytes:
+    """A valid body of so many bytes."""
+    body = json.dumps(ask())
+    return (body[:-1] + " " * (size - len(body)) + "}").encode()
+
+
+def head_of(token: str | None, more: str, length: int = 1000) -> bytes:
+    """The head of a call as it goes over a socket, with `more` lines."""
+    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+    return (
+        f"POST {PATH} HTTP/1.1\r\nHost: test\r\n{authorization}{more}"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()

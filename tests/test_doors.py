@@ -1,24 +1,54 @@
-"""Who may know whom: the imports, read from the source."""
+"""Who may know whom: one rule a door, the imports read from the source."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import providers
 import schemas
 from tests.conftest import ROOT
 
-FOLDERS = ("core", "schemas", "providers", "providers/http", "chat", "server", "reference", "usage")
-PRODUCT = ("*.py", *(f"{folder}/*.py" for folder in FOLDERS))
-HTTP = {"requests", "urllib3", "http.client", "httpx", "aiohttp"}
+# A folder of the product, or app.py, and the folders it may know besides itself.
+ARROWS = {
+    "core": set(),
+    "schemas": set(),
+    "providers": {"core"},
+    "providers/http": {"core", "providers"},
+    "chat": {"core", "schemas", "providers", "providers/http"},
+    "server": {"core"},
+    "reference": {"core", "schemas", "providers"},
+    "usage": set(),
+    "gunicorn.conf": {"core", "server"},
+    "app": {"core", "schemas", "providers", "providers/http", "chat", "reference", "usage"},
+}
+# A library, or several for one purpose, and the rooms that may know them.
+LIBRARIES = {
+    ("flask", "werkzeug"): {"app", "reference"},
+    ("requests", "urllib3", "http.client"): {"providers/http"},
+    ("httpx", "aiohttp"): set(),
+    ("gunicorn",): {"server", "gunicorn.conf"},
+    ("jsonschema", "fastjsonschema"): {"schemas"},
+    ("sqlite3", "redis"): {"chat"},
+}
+FOLDERS = [name for name in ARROWS if (ROOT / name).is_dir()]
 
 
 def sources() -> dict[str, Path]:
     """The product's modules by name."""
-    found = {}
-    for path in (path for pattern in PRODUCT for path in ROOT.glob(pattern)):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        found[name.removesuffix(".__init__")] = path
-    return found
+    paths = [*ROOT.glob("*.py"), *(path for name in FOLDERS for path in ROOT.glob(f"{name}/*.py"))]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
+
+
+def room_of(module: str) -> str:
+    """The folder that a module of ours is in, or its own name at the top."""
+    if module == "gunicorn.conf":
+        return module
+    path = module.replace(".", "/")
+    return path if path in FOLDERS else path.rpartition("/")[0] or path
 
 
 def imports(path: Path) -> set[str]:
@@ -33,22 +63,31 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def importers(*packages: str) -> set[str]:
-    """The modules that import one of these packages, or something of them."""
-    return {
-        name
-        for name, path in sources().items()
-        if any(f"{found}.".startswith(f"{p}.") for found in imports(path) for p in packages)
+def test_only_app_py_and_the_server_s_settings_stand_at_the_top() -> None:
+    assert {path.name for path in ROOT.glob("*.py")} == {"app.py", "gunicorn.conf.py"}
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_a_room_knows_the_rooms_it_may_and_no_others(room: str) -> None:
+    ours = sources()
+    known = {
+        room_of(found)
+        for module, path in ours.items()
+        if room_of(module) == room
+        for found in imports(path)
+        if found in ours
     }
+    assert known - {room} <= ARROWS[room]
 
 
-def test_only_the_routes_know_flask() -> None:
-    assert importers("flask", "werkzeug") == {"app", "reference"}
-
-
-def test_only_the_transport_knows_http_clients() -> None:
-    assert importers("requests") == {"providers.http.exchange", "providers.http.connections"}
-    assert all(name.startswith("providers.http.") for name in importers(*HTTP))
+@pytest.mark.parametrize("libraries", LIBRARIES, ids=", ".join)
+def test_a_library_is_known_where_it_may_be_and_nowhere_else(libraries: tuple[str, ...]) -> None:
+    importers = {
+        room_of(module)
+        for module, path in sources().items()
+        if any(f"{found}.".startswith(f"{name}.") for found in imports(path) for name in libraries)
+    }
+    assert importers <= LIBRARIES[libraries]
 
 
 def test_only_the_settings_read_the_environment() -> None:
@@ -64,19 +103,14 @@ def test_only_the_settings_read_the_environment() -> None:
     assert not any("os.environ" in imports(path) for path in sources().values())
 
 
-def test_only_the_schemas_know_the_validators() -> None:
-    assert importers("jsonschema", "jsonschema_rs") == {"schemas"}
-
-
-def test_providers_know_no_more_than_they_may() -> None:
-    own = set(sources())
-    allowed = {"core", "providers"}
-    for name, path in sources().items():
-        if name.startswith("providers"):
-            known = {found for found in imports(path) if found.split(".")[0] in own}
-            assert {found.split(".")[0] for found in known} <= allowed, name
-            knows_http = any(found.startswith("providers.http") for found in known)
-            assert not knows_http or name.startswith("providers.http"), name
+def test_only_the_records_write_lines() -> None:
+    printing = {
+        name
+        for name, path in sources().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write")
+    }
+    assert printing <= {"core.records"}
 
 
 def test_no_provider_knows_another() -> None:
@@ -97,6 +131,20 @@ def test_there_are_no_circles() -> None:
         free = {name for name in left if graph[name] <= done}
         assert free, f"a circle among {sorted(left)}"
         done |= free
+
+
+def test_importing_reads_no_environment_and_prints_nothing() -> None:
+    names = ", ".join(name for name in sources() if name != "gunicorn.conf")
+    wrong = {"PORT": "no port", "THREADS": "none", "ACCESS_TOKENS": ":::"}  # would stop the start
+    run = subprocess.run(
+        [sys.executable, "-c", f"import {names}"],
+        cwd=ROOT,
+        env=wrong,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
 def test_the_model_table_is_the_schema_s_enum() -> None:
