@@ -4,7 +4,6 @@ import json
 import time
 from typing import Any
 
-import jsonschema_rs
 import pytest
 import responses
 from hypothesis import HealthCheck, example, given, settings
@@ -19,7 +18,6 @@ from tests.test_openai import completion
 
 SCHEMA = schemas.DOCUMENTS["request"]
 ORACLE = Draft202012Validator(SCHEMA)
-COMPILED = jsonschema_rs.validator_for(SCHEMA)
 ERROR = Draft202012Validator(schemas.DOCUMENTS["response-400"])
 ANSWER = Draft202012Validator(schemas.DOCUMENTS["response-200"])
 bounded = settings(
@@ -99,16 +97,19 @@ def nearly_valid(draw: st.DrawFn) -> Any:
 @example(ask(max_tokens=1e300))
 @example(ask(model=None))
 def test_the_compiled_validator_and_jsonschema_agree(body: Any) -> None:
-    assert COMPILED.is_valid(body) == ORACLE.is_valid(body)
+    try:
+        schemas.check_request(body)
+    except schemas.Violation:
+        assert not ORACLE.is_valid(body)
+    else:
+        assert ORACLE.is_valid(body)
 
 
 @pytest.mark.parametrize("depth", [300, 900])
-def test_what_the_compiled_validator_cannot_take_is_left_to_jsonschema(depth: int) -> None:
+def test_what_the_schema_does_not_name_is_not_judged_however_deep(depth: int) -> None:
     nested: Any = "x"
     for _ in range(depth):
         nested = [nested]
-    with pytest.raises(ValueError, match="Recursion"):
-        COMPILED.is_valid(ask(tools=nested))
     served(ask(tools=nested))
     refused(ask(tools=nested, temperature=3))
 
@@ -192,6 +193,8 @@ def test_a_request_that_fits_the_schema_reaches_a_real_provider_in_its_form(
             return
         assert response.status_code == 200, response.text
         forwarded = sent(wire)
+    # OpenAI's models take the limit under the newer of its two names.
+    forwarded |= {"max_tokens": forwarded.pop("max_completion_tokens", forwarded.get("max_tokens"))}
     allowed = {"model", "messages", "temperature", "max_tokens", "system"}
     assert set(forwarded) <= allowed
     assert all(set(turn) == {"role", "content"} for turn in forwarded["messages"])
