@@ -12,6 +12,8 @@ Where a new test goes:
   who may import whom: test_doors.
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import re
@@ -38,7 +40,13 @@ TOKEN = "test-token"
 BOUND_TOKEN = "bound-token"
 ANTHROPIC_KEY = "sk-ant-the-secret-key"
 OPENAI_KEY = "sk-proj-the-secret-key"
-OPENAI_NODE = "openai@7.57.0"
+NODE_PACKAGES = (
+    "openai@7.57.0",
+    "openapi-typescript@7.13.0",
+    "ai@6.0.326",
+    "@ai-sdk/openai@3.0.141",
+    "@ai-sdk/openai-compatible@2.0.92",
+)
 CLAUDE, GPT = "claude-sonnet-4-6", "gpt-4o"
 
 
@@ -269,23 +277,23 @@ def provider(_shared: tuple[Service, Upstream]) -> Upstream:
 
 
 @pytest.fixture(scope="session")
-def npm(request: pytest.FixtureRequest) -> Callable[..., Path]:
-    """Gives a folder from which node finds packages such as `openai@7.57.0`; kept between runs."""
+def node_modules(request: pytest.FixtureRequest) -> Path:
+    """A folder from which node finds NODE_PACKAGES; kept between runs."""
     if not shutil.which("node") or not shutil.which("npm"):
         pytest.skip("node and npm are not installed")
-
-    def install(*packages: str) -> Path:
-        name = re.sub(r"\W+", "-", "-".join(packages))
-        folder = Path(request.config.cache.mkdir(f"npm-{name}"))
+    name = hashlib.sha256(" ".join(NODE_PACKAGES).encode()).hexdigest()[:8]
+    folder = Path(request.config.cache.mkdir(f"node-{name}"))
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # pytest-xdist's processes all come here
         if not (folder / "installed").exists():
-            command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages]
-            run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+            command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+            run = subprocess.run(
+                [*command, *NODE_PACKAGES], cwd=folder, capture_output=True, text=True, timeout=180
+            )
             if run.returncode:
-                pytest.skip(f"npm cannot install {name}: {run.stderr[-200:]}")
+                pytest.skip(f"npm cannot install its packages: {run.stderr[-200:]}")
             (folder / "installed").touch()
-        return folder
-
-    return install
+    return folder
 
 
 @pytest.fixture

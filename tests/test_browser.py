@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.conftest import CLAUDE, GPT, OPENAI_NODE, TOKEN, Service
+from tests.conftest import CLAUDE, GPT, TOKEN, Service
 from tests.upstream import CUT, STALL, Upstream, refuse, say
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -283,7 +283,7 @@ def test_the_curl_command_shown_sends_the_same_request(
 
 
 def test_the_python_and_javascript_shown_send_the_same_request(
-    page: Page, provider: Upstream, npm: Callable[..., Path]
+    page: Page, provider: Upstream, node_modules: Path
 ) -> None:
     page.find("#stream").click()
     page.fill("temperature", "0.25")
@@ -291,7 +291,7 @@ def test_the_python_and_javascript_shown_send_the_same_request(
     assert page.until(*ENDED) == "done"
     commands = {
         "python": ([sys.executable, "-c"], None),
-        "javascript": (["node", "--input-type=module", "--eval"], npm(OPENAI_NODE)),
+        "javascript": (["node", "--input-type=module", "--eval"], node_modules),
     }
     for language, (command, folder) in commands.items():
         run = subprocess.run(

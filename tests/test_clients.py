@@ -37,7 +37,8 @@ def test_openai_python_reads_a_full_answer(
     assert answer.choices[0].finish_reason == "stop"
     assert answer.object == "chat.completion"
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
-    assert provider.received[0].json["max_tokens"] == 9
+    limit = "max_tokens" if model == CLAUDE else "max_completion_tokens"
+    assert provider.received[0].json[limit] == 9
 
 
 @MODELS
@@ -150,9 +151,19 @@ def test_openai_python_raises_where_a_stream_breaks_off(
     provider.replies.append(say("Hel", CUT))
     texts: list[str] = []
     stream = ask_with(sdk(service), model, stream=True)
-    with pytest.raises(openai.APIError):
+    with pytest.raises(openai.APIError) as caught:
         texts.extend(chunk.choices[0].delta.content or "" for chunk in stream)
     assert "".join(texts) == "Hel"
+    assert "cut its answer off" in str(caught.value)
+    assert caught.value.code == "provider_unavailable"
+
+
+def test_openai_python_calls_by_headers_alone(service: Service) -> None:
+    named = {"X-Brand-Id": "loop", "X-Requested-By": "jane"}
+    there = sdk(service, default_headers=named)
+    answer = there.chat.completions.with_raw_response.create(model=GPT, messages=HI)
+    (record,) = service.records(request_id=answer.headers["X-Request-Id"])
+    assert (record["brand_id"], record["requested_by"]) == ("loop", "jane")
 
 
 def test_openai_python_lists_no_path_that_is_not_there(service: Service) -> None:

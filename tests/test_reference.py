@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import providers
 import reference
 import schemas
 from core import errors
-from tests.conftest import OPENAI_NODE, ROOT, ask, chunks
+from tests.conftest import ROOT, ask, chunks
 
 EXAMPLES = [
     f"{language}-{kind}"
@@ -142,11 +141,10 @@ def test_live_answers_and_events_fit_their_documented_schemas(
 
 
 def test_typescript_types_leave_out_what_the_service_fills_in(
-    offline_service: Any, npm: Callable[[str], Path]
+    offline_service: Any, node_modules: Path
 ) -> None:
-    folder = npm("openapi-typescript@7.13.0")
     command = ["npx", "openapi-typescript", f"{offline_service.url}/openapi.json"]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, cwd=node_modules, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     typed = run.stdout.split("ChatCompletionRequest: {")[1].split("\n        };")[0]
     names = re.findall(r"^            (\w+\??):", typed, re.MULTILINE)
@@ -381,7 +379,7 @@ def test_an_example_of_the_page_runs_as_it_stands(
         command = [sys.executable, "-c", code]
     if example.startswith("javascript"):
         command = ["node", "--input-type=module", "--eval", code]
-        folder = request.getfixturevalue("npm")(OPENAI_NODE)
+        folder = request.getfixturevalue("node_modules")
     run = subprocess.run(
         command,
         cwd=folder,
