@@ -6,7 +6,7 @@ import resource
 from typing import Any
 
 from core.settings import load
-from server import log
+from server import log, options
 from server.worker import Worker, block_stop_signals
 
 log.prepare()
@@ -55,6 +55,10 @@ access_log_format = "%(h)s %(m)s %(s)s %(B)s bytes %(M)s ms %({x-request-id}o)s"
 control_socket_disable = True
 # It would wait without limit for a caller who takes nothing.
 sendfile = False
+
+
+def on_starting(server: Any) -> None:
+    options.refuse_unfit(server.cfg, settings.threads)
 
 
 def pre_fork(server: Any, worker: Worker) -> None:

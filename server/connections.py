@@ -129,14 +129,14 @@ class Connection(TConn):
         searched = max(0, len(head) - 3)
         head += data
         end = head.find(b"\r\n\r\n", searched)
-        self.is_head_too_large = max(end, len(head) if end < 0 else 0) > MAX_HEAD_BYTES
+        self.is_head_too_large = (len(head) if end < 0 else end) > MAX_HEAD_BYTES
         # gunicorn's parser refuses a lone line feed, or a first line that is too long, at once;
         # for any other unfinished head it would wait.
         if (
             end >= 0
             or self.is_head_too_large
             or _LONE_LINE_FEED.search(head, searched)
-            or (b"\n" not in head and len(head) > self.cfg.limit_request_line + 2)
+            or (b"\n" not in head and len(head) - 2 > self.cfg.limit_request_line > 0)
         ):
             self.parser.unreader.unread(bytes(head))
             head.clear()

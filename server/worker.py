@@ -62,14 +62,7 @@ class Worker(ThreadWorker):
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
-        """Refuse, in one line, the options of gunicorn that would do nothing or harm here."""
-        super().check_config(cfg, log)
-        if cfg.is_ssl:
-            raise SystemExit("certfile and keyfile do not work here: TLS ends at the router.")
-        if cfg.http2_cleartext != "off" or cfg.protocol != "http":
-            raise SystemExit("http2_cleartext and protocol do not work here: HTTP/1.1 is spoken.")
-        if cfg.threads != load().threads:
-            raise SystemExit("threads is set by the variable THREADS, which the call slots follow.")
+        """Nothing: gunicorn would warn of few connections, but here the idle ones make room."""
 
     def init_process(self) -> None:
         if self.cpu is not None:
