@@ -10,7 +10,19 @@ import pytest
 from providers.http import retries
 from providers.http.retries import RetryBudget
 from tests.conftest import CLAUDE, GPT, Service, ask, pointed_at, serve, text_of
-from tests.upstream import CUT, RESET, STALL, Reply, Upstream, raw, refuse, say
+from tests.upstream import (
+    CUT,
+    RESET,
+    STALL,
+    Reply,
+    Upstream,
+    body,
+    events,
+    raw,
+    refuse,
+    say,
+    sse,
+)
 
 # At once, so that the tests do not wait; the provider's word goes before our own pause.
 NOW = {"retry_after": "0"}
@@ -152,6 +164,20 @@ def test_openai_s_milliseconds_count_before_the_seconds(
     assert response.elapsed.total_seconds() < 1
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"retry_after": "0.6"}, {"retry_after_ms": "soon", "retry_after": "0.6"}],
+    ids=["a fraction", "beside senseless milliseconds"],
+)
+def test_a_part_of_a_second_is_waited_out(
+    headers: dict[str, str], service: Service, provider: Upstream
+) -> None:
+    provider.replies.append(refuse(429, **headers))
+    response = service.post(ask())
+    assert response.status_code == 200
+    assert 0.6 <= response.elapsed.total_seconds() < 1.6
+
+
 def test_a_date_that_has_passed_is_no_wait(service: Service, provider: Upstream) -> None:
     provider.replies.append(refuse(503, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"))
     response = service.post(ask())
@@ -163,6 +189,9 @@ LONG_WAITS = {
     "seconds": ({"retry_after": "60"}, 60, 60),
     "just too many": ({"retry_after": "3"}, 3, 3),
     "milliseconds": ({"retry_after_ms": "60500"}, 61, 61),
+    "a fraction": ({"retry_after": "30.2"}, 31, 31),
+    "senseless milliseconds": ({"retry_after_ms": "soon", "retry_after": "30"}, 30, 30),
+    "negative milliseconds": ({"retry_after_ms": "-5", "retry_after": "30"}, 30, 30),
     "a date": ({"retry_after": formatdate(time.time() + 600, usegmt=True)}, 60, 600),
     "six hundred years": ({"retry_after": "19000000000"}, 3600, 86400),
     "a far date": ({"retry_after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 3600, 86400),
@@ -192,8 +221,9 @@ def test_a_long_retry_after_is_passed_on_at_once(
         {"retry_after": "9" * 6000},
         {"retry_after": "Fri, 99 Foo 99999 99:99:99 GMT"},
         {"retry_after_ms": "nan"},
+        {"retry_after": "inf"},
     ],
-    ids=["a word", "negative", "endless digits", "no date", "no number"],
+    ids=["a word", "negative", "endless digits", "no date", "no number", "for ever"],
 )
 def test_a_retry_after_that_is_none_leaves_the_wait_to_us(
     headers: dict[str, str], service: Service, provider: Upstream
@@ -256,6 +286,42 @@ def test_the_budget_gives_a_retry_for_every_ten_calls(monkeypatch: pytest.Monkey
         budget.note_call("a")
     assert budget.take("a")
     assert not budget.take("a")
+
+
+def test_one_caller_s_failing_calls_take_no_retry_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(retries.time, "monotonic", lambda: now)
+    budget = RetryBudget()
+    while budget.take("a"):
+        pass
+    assert [budget.take("b") for _ in range(6)] == [True] * 5 + [False]
+    now += 2.1  # what is given by time is shared
+    assert [[budget.take(caller) for _ in range(2)] for caller in "ab"] == [[True, False]] * 2
+
+
+def test_an_error_in_place_of_a_stream_is_tried_again_like_its_status(
+    service: Service, provider: Upstream
+) -> None:
+    first = body('{"error": {"code": 429, "message": "x"}}', retry_after="0")
+    event = {"error": {"type": "server_error", "message": "x", "code": None}}
+    for reply in (first, events(sse(event)), events(0.05, sse(event))):
+        provider.received.clear()
+        provider.replies.append(reply)
+        response = service.post(ask(stream=True))
+        assert "[DONE]" in response.text
+        assert len(provider.received) == 2
+        assert service.record_of(response)["attempts"] == 2
+
+
+def test_an_error_after_a_comment_is_not_tried_again(service: Service, provider: Upstream) -> None:
+    event = {"error": {"type": "server_error", "message": "x", "code": None}}
+    provider.replies.append(events(b": wait\n\n", sse(event)))
+    response = service.post(ask(stream=True))
+    assert response.text.startswith(": ping\n\n")
+    assert "provider_unavailable" in response.text
+    assert len(provider.received) == 1
 
 
 def test_an_outage_does_not_triple_the_calls_to_the_provider(

@@ -73,12 +73,11 @@ class _Connection(HTTPConnection):
             self._while_connecting = (limit, held)
             try:
                 super().connect()
-            except Exception:
-                if limit.cause is not None:
-                    raise TimeoutError from None
-                raise
             finally:
                 del self._while_connecting
+                # A socket that was shut down may fail in any way, or seem to be connected.
+                if limit.cause is not None or sending.watch.cause is not None:
+                    raise TimeoutError
         self._is_used = False
 
     def _new_conn(self) -> socket.socket:
