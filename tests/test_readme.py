@@ -8,6 +8,7 @@ import pytest
 
 from core import errors
 from core.settings import VARIABLES, Settings
+from tests.conftest import Service, ask
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,3 +56,36 @@ def test_heroku_gets_a_full_answers_limit_below_its_own_30_s() -> None:
     assert float(environ["TOTAL_TIMEOUT_S"]["value"]) < 30
     values = {name: variable["value"] for name, variable in environ.items() if "value" in variable}
     assert Settings.read(values).total_timeout_s == float(environ["TOTAL_TIMEOUT_S"]["value"])
+
+
+# What is written in documents is so.
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_to_a_file(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)", document.read_text()):
+        assert link.startswith("http") or (document.parent / link).exists(), link
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(
+    offline_service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = code.replace("http://localhost:8000", offline_service.url)
+    exec(code.replace("YOUR_ACCESS_TOKEN", offline_service.token), {})
+    assert capsys.readouterr().out.count("You said: Hello") == 2
+    exec(code.replace("YOUR_ACCESS_TOKEN", "wrong"), {})
+    assert "Authorization" in capsys.readouterr().out
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) < 6_500
+
+
+def test_every_field_of_the_usage_record_is_explained(offline_service: Service) -> None:
+    record = offline_service.record_of(offline_service.post(ask()))
+    rows = re.findall(r"^\| (`.+?`) \|", (ROOT / "docs" / "operating.md").read_text(), re.MULTILINE)
+    explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert set(record) <= explained
