@@ -105,6 +105,18 @@ def as_the_standard_says(stream: str) -> list[str]:
     return [event for event in events if event]
 
 
+def test_comments_are_told_where_they_stand() -> None:
+    decoder = Decoder()
+    assert list(decoder.feed(b": one\n\ndata: a\n: two\n:\n\ndata: b\n\n: th")) == [
+        None,
+        None,
+        None,
+        "a",
+        "b",
+    ]
+    assert list(decoder.feed(b"ree\n")) == [None]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 def test_an_event_is_there_as_soon_as_its_empty_line_is(end: str) -> None:
     decoder = Decoder()

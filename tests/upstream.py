@@ -4,7 +4,8 @@ In a test: `with Upstream() as upstream`, then `upstream.replies.append(stream("
 By hand: `python -m tests.upstream --port 9000`, and the service with ANTHROPIC_BASE_URL and
 OPENAI_BASE_URL pointed there; a last message such as `script: ["Hel", 2.5, "lo", "CUT"]` says
 what to stream (text), for how long to wait (a number) and how to end (CUT, RESET, STALL), and
-`script: 529` which error to answer.
+`script: 529` which error to answer. `script: "azure"` asks for one of the forms that other
+servers were seen to send; `--forms` lists them.
 """
 
 import argparse
@@ -376,6 +377,10 @@ def _scripted(request: Received) -> Reply | None:
     script = json.loads(last.removeprefix("script:"))
     if isinstance(script, int):
         return refuse(script)
+    if isinstance(script, str):
+        from tests.forms import FORMS  # which are made of what is here
+
+        return FORMS[script].reply(request) if script in FORMS else body("no such form", 400)
     return say(*(Step[part] if part in Step.__members__ else part for part in script))
 
 
@@ -436,12 +441,23 @@ def _head(request: Received, status: int, headers: dict[str, str]) -> bytes:
 
 
 def main() -> None:
+    from tests.forms import FORMS
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--port", type=int, default=9000)
-    with Upstream(parser.parse_args().port) as upstream:
+    parser.add_argument("--forms", action="store_true", help="list what can be asked for by name")
+    options = parser.parse_args()
+    if options.forms:
+        for name, form in FORMS.items():
+            print(f"{name:18} {form.about} ({form.wires}; {form.modes})")  # noqa: T201
+        return
+    with Upstream(options.port) as upstream:
         print(f"ANTHROPIC_BASE_URL={upstream.url} OPENAI_BASE_URL={upstream.url}/v1")  # noqa: T201
         threading.Event().wait()
 
 
 if __name__ == "__main__":
-    main()
+    # (The forms know this module by its name.)
+    from tests.upstream import main as main_by_name
+
+    main_by_name()
