@@ -178,6 +178,7 @@ def test_a_field_that_breaks_the_schema_is_sent_and_told(page: Page) -> None:
     assert page.until(*ENDED) == "failed"
     assert page.text("failure-code") == "invalid_input"
     assert "temperature" in page.text("failure-message")
+    assert page.find("#failure-code a").get_attribute("href").endswith("#error-invalid_input")
 
 
 def test_a_failure_of_the_provider_is_told_as_it_is(page: Page, provider: Upstream) -> None:

@@ -53,7 +53,7 @@ const CODE = {
   python: ({ brand_id, requested_by, ...body }) =>
     [
       "import os\n\nfrom openai import OpenAI\n",
-      `client = OpenAI(base_url=${JSON.stringify(BASE_URL)}, api_key=os.environ["ACCESS_TOKEN"])`,
+      `client = OpenAI(\n    base_url=${JSON.stringify(BASE_URL)},\n    api_key=os.environ["ACCESS_TOKEN"],\n)`,
       `${body.stream ? "stream" : "completion"} = client.chat.completions.create(`,
       ...fields(body, (name, value) => `    ${name}=${literal(value, "    ", ["False", "True"])},`),
       `    extra_body=${literal({ brand_id, requested_by })},`,
@@ -323,7 +323,7 @@ class Call {
 
   #fail(error) {
     const code = error.code ?? "no_answer";
-    $("failure-code").textContent = code;
+    $("failure-code").replaceChildren(codeLink(code));
     $("failure-status").textContent = error.status ?? "";
     $("failure-message").replaceChildren(...withCode(error.message));
     $("failure").hidden = false;
@@ -338,6 +338,14 @@ class Call {
     $("status").textContent = sentence;
     swapButtons(running);
   }
+}
+
+/** The code, as a link to what the page says of it. */
+function codeLink(code) {
+  const link = document.createElement($(`error-${code}`) ? "a" : "span");
+  if (link.tagName === "A") link.href = `#error-${code}`;
+  link.textContent = code;
+  return link;
 }
 
 /** What an answer with an error status says, whether or not it speaks the contract's form. */
