@@ -1,9 +1,12 @@
 """Who gets in: callers with a token that is known, for the brands that it is bound to."""
 
+from hashlib import sha256
+
 import pytest
 
 from tests.conftest import BOUND_TOKEN, TOKEN, Service, ask
 from tests.inprocess import PATH, client, error_of, head_of, offline, post
+from tests.upstream import Upstream
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR", "Bearer "])
@@ -73,16 +76,38 @@ def test_a_token_outside_ascii_is_known_by_its_utf_8_bytes() -> None:
     assert post(there, ask(), {"Authorization": f"Bearer {as_wsgi}"}).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("brand", "status"), [("loop", 200), ("acme", 200), ("other", 403), ("Loop", 403), ("lo", 403)]
-)
-def test_a_bound_token_serves_its_brands_only(brand: str, status: int) -> None:
+@pytest.mark.parametrize("brand_id", ["loop", "acme"])
+def test_a_bound_token_serves_its_brands(brand_id: str) -> None:
     headers = {"Authorization": f"Bearer {BOUND_TOKEN}"}
-    response = post(offline(), ask(brand_id=brand), headers)
-    assert response.status_code == status
-    if status == 403:
-        assert error_of(response, 403)[0] == "brand_not_allowed"
-        assert "acme" not in response.text
+    assert post(offline(), ask(brand_id=brand_id), headers).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("brand_id", ["other", "Loop", "loop ", "loop|acme", "lo", "lóop"])
+def test_a_bound_token_is_refused_for_any_other_before_a_provider_is_called(
+    brand_id: str, stream: bool, service: Service, provider: Upstream
+) -> None:
+    response = service.post(ask(brand_id=brand_id, stream=stream), token=BOUND_TOKEN)
+    assert response.status_code == 403
+    assert response.json()["error"] == "brand_not_allowed"
+    assert "brand_id" in response.json()["message"]
+    for brand in ("loop", "acme", "other"):
+        assert brand not in response.text
+    record = service.record_of(response)
+    assert (record["caller"], record["brand_id"]) == ("bound", brand_id)
+    assert (record["status"], record["code"]) == ("error", "brand_not_allowed")
+    assert provider.received == []
+
+
+def test_a_token_without_brands_serves_any() -> None:
+    assert post(offline(), ask(brand_id="whoever")).status_code == 200
+
+
+def test_a_token_that_is_set_by_its_hash_is_known() -> None:
+    there = client(OFFLINE="1", ACCESS_TOKENS=f"team:sha256={sha256(b'my-token').hexdigest()}")
+    assert post(there, ask(), {"Authorization": "Bearer my-token"}).status_code == 200
+    for token in ("sha256=" + sha256(b"my-token").hexdigest(), sha256(b"my-token").hexdigest()):
+        error_of(post(there, ask(), {"Authorization": f"Bearer {token}"}), 401)
 
 
 def test_access_comes_before_everything_else() -> None:

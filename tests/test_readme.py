@@ -45,10 +45,33 @@ def test_the_error_table_is_that_of_errors_py() -> None:
     assert table == {(str(kind.status), kind.code, kind.remedy) for kind in errors.KINDS}
 
 
-@pytest.mark.parametrize("name", VARIABLES)
-def test_every_variable_is_in_the_example_and_in_herokus_file(name: str) -> None:
-    assert re.search(rf"^(# )?{name}=", (ROOT / ".env.example").read_text(), re.MULTILINE)
-    assert json.loads((ROOT / "app.json").read_text())["env"][name]["description"]
+def test_the_example_file_describes_every_variable_and_only_those() -> None:
+    text = (ROOT / ".env.example").read_text()
+    assert set(re.findall(r"^(?:# )?([A-Z_]+)=", text, re.MULTILINE)) == set(VARIABLES)
+    for variable in VARIABLES.values():
+        assert variable.metadata["form"] in text
+        assert variable.metadata["about"] in text
+
+
+def test_the_example_file_is_a_valid_environment() -> None:
+    text = (ROOT / ".env.example").read_text()
+    pairs = re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", text, re.MULTILINE)
+    assert Settings.read(dict(pairs)) == Settings()
+
+
+def test_app_json_describes_every_variable_that_heroku_does_not_set() -> None:
+    described = json.loads((ROOT / "app.json").read_text())["env"]
+    heroku_s_own = {"PORT", "WEB_CONCURRENCY"}
+    assert set(VARIABLES) - heroku_s_own <= set(described)
+    for name in set(described) & set(VARIABLES) - heroku_s_own:
+        assert VARIABLES[name].metadata["form"] in described[name]["description"]
+
+
+def test_app_json_s_values_are_valid_and_hold_no_secret() -> None:
+    described = json.loads((ROOT / "app.json").read_text())["env"]
+    values = {n: str(about["value"]) for n, about in described.items() if about.get("value")}
+    Settings.read({name: value for name, value in values.items() if name in VARIABLES})
+    assert not {"ACCESS_TOKENS", "ANTHROPIC_API_KEY", "OPENAI_API_KEY"} & set(values)
 
 
 def test_heroku_gets_a_full_answers_limit_below_its_own_30_s() -> None:

@@ -1,7 +1,6 @@
 """The settings: every variable, its form, and how a wrong one stops the start."""
 
 import dataclasses
-import json
 import os
 import re
 import subprocess
@@ -354,35 +353,3 @@ def test_a_command_that_serves_nothing_says_nothing_of_it(command: list[str]) ->
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "is not set" not in done.stdout
-
-
-# What describes them.
-
-
-def test_the_example_file_describes_every_variable_and_only_those() -> None:
-    text = (ROOT / ".env.example").read_text()
-    assert set(re.findall(r"^(?:# )?([A-Z_]+)=", text, re.MULTILINE)) == set(NAMES)
-    for variable in VARIABLES.values():
-        assert variable.metadata["form"] in text
-        assert variable.metadata["about"] in text
-
-
-def test_the_example_file_is_a_valid_environment() -> None:
-    text = (ROOT / ".env.example").read_text()
-    pairs = re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", text, re.MULTILINE)
-    assert read(**dict(pairs)) == read()
-
-
-def test_app_json_describes_every_variable_that_heroku_does_not_set() -> None:
-    described = json.loads((ROOT / "app.json").read_text())["env"]
-    heroku_s_own = {"PORT", "WEB_CONCURRENCY"}
-    assert set(NAMES) - heroku_s_own <= set(described)
-    for name in set(described) & set(NAMES) - heroku_s_own:
-        assert VARIABLES[name].metadata["form"] in described[name]["description"]
-
-
-def test_app_json_s_values_are_valid_and_hold_no_secret() -> None:
-    described = json.loads((ROOT / "app.json").read_text())["env"]
-    values = {n: str(about["value"]) for n, about in described.items() if about.get("value")}
-    read(**{name: value for name, value in values.items() if name in NAMES})
-    assert not {"ACCESS_TOKENS", "ANTHROPIC_API_KEY", "OPENAI_API_KEY"} & set(values)
