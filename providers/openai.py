@@ -25,6 +25,7 @@ from providers.base import (
     text,
 )
 
+NOTHING = Usage()
 # Text that comes before the answer's id and model is kept so far.
 MAX_EARLY_CHARACTERS = 100_000
 
@@ -69,9 +70,9 @@ class OpenAI(Vendor):
         _raise_if_error(document)
         choice = document["choices"][0]
         reason = _reason(choice)
-        usage = _usage(document.get("usage"), None)
+        usage = _usage(document.get("usage") or {})
         start = Start(document["id"], document["model"], _created(document))
-        return Answer(start, _text(choice["message"]), Finish(reason, usage))
+        return Answer(start, _text(choice["message"]), Finish(reason, _told(usage)))
 
     def reader(self) -> StreamReader:
         return _Reader()
@@ -101,10 +102,12 @@ def _text(message: dict[str, Any]) -> str:
     return text(message.get("refusal") if content is None or content == "" else content)
 
 
-def _usage(counts: Any, known: Usage | None) -> Usage | None:
+def _told(usage: Usage) -> Usage | None:
+    return None if usage == NOTHING else usage
+
+
+def _usage(counts: Any, known: Usage = NOTHING) -> Usage:
     """What is known with these counts; zeros and nulls do not replace what was."""
-    if not counts:
-        return known
     prompt = counts.get("prompt_tokens_details") or {}
     completion = counts.get("completion_tokens_details") or {}
     told = (
@@ -113,15 +116,10 @@ def _usage(counts: Any, known: Usage | None) -> Usage | None:
         count(prompt.get("cached_tokens")),
         count(completion.get("reasoning_tokens")),
     )
-    if known is not None:
-        before = (
-            known.prompt_tokens,
-            known.completion_tokens,
-            known.cached_tokens,
-            known.reasoning_tokens,
-        )
-        told = tuple(new or old or new for new, old in zip(told, before, strict=True))  # type: ignore[assignment]
-    return None if told == (None,) * 4 else Usage(*told)
+    names = Usage.__slots__
+    return Usage(
+        *(new or getattr(known, name) or new for new, name in zip(told, names, strict=True))
+    )
 
 
 class _Reader(StreamReader):
@@ -131,7 +129,7 @@ class _Reader(StreamReader):
         self._has_started = False
         self._early = ""
         self._reason: str | None = None
-        self._usage: Usage | None = None
+        self._usage = NOTHING
 
     def read(self, document: Any) -> list[Event]:
         _raise_if_error(document)
@@ -140,7 +138,7 @@ class _Reader(StreamReader):
         events: list[Event] = [] if self._has_started else self._begin(document)
         if counts := document.get("usage"):
             before, self._usage = self._usage, _usage(counts, self._usage)
-            if self._usage is not None and self._usage != before:
+            if self._usage != before:
                 events.append(self._usage)
         for choice in document.get("choices") or ():
             if not choice.get("index"):  # the first, also where it is null
@@ -150,7 +148,9 @@ class _Reader(StreamReader):
         return events
 
     def end(self) -> list[Event]:
-        return [Finish(self._reason, self._usage)] if self._reason and self._has_started else []
+        if not self._reason or not self._has_started:
+            return []
+        return [Finish(self._reason, _told(self._usage))]
 
     def _begin(self, document: dict[str, Any]) -> list[Event]:
         """The head, once its parts have come: first events of others than OpenAI may lack them."""

@@ -3,8 +3,7 @@
 import errno
 import socket
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from typing import Any
 
@@ -36,71 +35,44 @@ class Failure(Exception):
     words: str | None = None
 
 
-# What a library's exception means, the first row that fits: its classes, and the failure.
-# `{:g}` is the limit that held, in seconds.
-Table = tuple[tuple[type[Exception] | tuple[type[Exception], ...], Mapping[str, Any]], ...]
+_DOWN, _LATE = errors.PROVIDER_UNAVAILABLE, errors.PROVIDER_TIMEOUT
+_BAD = errors.PROVIDER_BAD_RESPONSE
+_ANY = (HTTPError, HTTPException, OSError, ValueError)
 
-
-def _row(kind: Kind, cause: str, text: str, **more: Any) -> Mapping[str, Any]:
-    return {"kind": kind, "cause": cause, "text": text, **more}
-
-
-_SILENT = _row(errors.PROVIDER_TIMEOUT, "read_timeout", "sent nothing for {:g} s")
-_DOWN = errors.PROVIDER_UNAVAILABLE
+# What the libraries' exceptions mean, the first row that fits; `{:g}` is the limit that held, in
+# seconds.
+Table = tuple[tuple[type[Exception] | tuple[type[Exception], ...], Failure], ...]
+# fmt: off
 CONNECTING: Table = (
-    (
-        TimeoutError,
-        _row(
-            errors.PROVIDER_TIMEOUT,
-            "connect_timeout",
-            "took no connection within {:g} s",
-            is_retryable=True,
-        ),
-    ),
-    (
-        (socket.gaierror, UnicodeError),
-        _row(_DOWN, "dns", "cannot be reached: its name leads nowhere", is_retryable=True),
-    ),
-    (ssl.SSLError, _row(_DOWN, "tls", "failed the TLS handshake")),
-    (
-        ConnectionRefusedError,
-        _row(_DOWN, "refused", "cannot be reached: it refuses connections", is_retryable=True),
-    ),
-    ((OSError, HTTPError), _row(_DOWN, "unreachable", "cannot be reached", is_retryable=True)),
+    (TimeoutError, Failure(
+        _LATE, "took no connection within {:g} s", "connect_timeout", is_retryable=True)),
+    ((socket.gaierror, UnicodeError), Failure(
+        _DOWN, "cannot be reached: its name leads nowhere", "dns", is_retryable=True)),
+    (ssl.SSLError, Failure(_DOWN, "failed the TLS handshake", "tls")),
+    (ConnectionRefusedError, Failure(
+        _DOWN, "cannot be reached: it refuses connections", "refused", is_retryable=True)),
+    (_ANY, Failure(_DOWN, "cannot be reached", "unreachable", is_retryable=True)),
 )
-BEFORE_SENDING = frozenset(failure["cause"] for _classes, failure in CONNECTING)
+_SILENT = ((ReadTimeoutError, TimeoutError), Failure(
+    _LATE, "sent nothing for {:g} s", "read_timeout"))
 WAITING: Table = (
-    (TimeoutError, _SILENT),
-    (
-        OSError,
-        _row(
-            _DOWN,
-            "cut",
-            "closed the connection without an answer",
-            is_retryable=True,
-            is_unanswered=True,
-        ),
-    ),
-    (
-        (HTTPException, HTTPError, ValueError),
-        _row(errors.PROVIDER_BAD_RESPONSE, "bad_answer", "sent what is not an HTTP answer"),
-    ),
+    _SILENT,
+    (OSError, Failure(
+        _DOWN, "closed the connection without an answer", "cut",
+        is_retryable=True, is_unanswered=True)),
+    (_ANY, Failure(_BAD, "sent what is not an HTTP answer", "bad_answer")),
 )
-_CUT = (HTTPError, HTTPException, OSError, ValueError)
-_SILENT_READ = ((ReadTimeoutError, TimeoutError), _SILENT)
-READING_STREAM: Table = (_SILENT_READ, (_CUT, _row(_DOWN, "cut", "cut its answer off")))
-READING_DOCUMENT: Table = (
-    _SILENT_READ,
-    (_CUT, _row(errors.PROVIDER_BAD_RESPONSE, "cut", "cut its answer off")),
-)
+READING_STREAM: Table = (_SILENT, (_ANY, Failure(_DOWN, "cut its answer off", "cut")))
+READING_DOCUMENT: Table = (_SILENT, (_ANY, Failure(_BAD, "cut its answer off", "cut")))
+# fmt: on
+BEFORE_SENDING = frozenset(failure.cause for _classes, failure in CONNECTING)
 
 
 class raised_as:  # noqa: N801 - it reads as a word in a `with`
     """What the libraries raise inside comes out as the Failure that the table says it is."""
 
     def __init__(self, table: Table, limit_s: float) -> None:
-        self._table = table
-        self._limit_s = limit_s
+        self._table, self._limit_s = table, limit_s
 
     def __enter__(self) -> None:
         pass
@@ -113,8 +85,7 @@ class raised_as:  # noqa: N801 - it reads as a word in a `with`
             raise Failure(errors.OVERLOADED, text, "local", wait_s=1.0) from None
         for classes, failure in self._table:
             if isinstance(error, classes):
-                fields = {**failure, "text": failure["text"].format(self._limit_s)}
-                raise Failure(**fields) from None
+                raise replace(failure, text=failure.text.format(self._limit_s)) from None
 
 
 def _is_lack(error: BaseException | None) -> bool:
@@ -123,4 +94,4 @@ def _is_lack(error: BaseException | None) -> bool:
 
 def bad_answer(text: str) -> Failure:
     """The failure of an answer that is none."""
-    return Failure(errors.PROVIDER_BAD_RESPONSE, text, "bad_answer")
+    return Failure(_BAD, text, "bad_answer")
