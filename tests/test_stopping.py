@@ -282,3 +282,33 @@ def _ending(answer: HTTPResponse) -> str:
         return "done" if answer.read().endswith(DONE) else "cut"
     except (HTTPException, OSError):
         return "torn"
+
+
+OUTPUT_THAT_NOBODY_READS = """
+import fcntl, os
+reader, writer = os.pipe()
+fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+os.dup2(writer, 1)
+os.dup2(writer, 2)
+"""
+
+
+@pytest.mark.parametrize("options", ["", "--access-logfile=- --log-level=debug"])
+def test_a_log_that_nobody_reads_holds_up_neither_calls_nor_signals(
+    options: str, tmp_path: Path
+) -> None:
+    command = server_after(OUTPUT_THAT_NOBODY_READS)
+    settings = {"OFFLINE": "1", "GRACE_TIMEOUT_S": "5", "GUNICORN_CMD_ARGS": options}
+    with Service(tmp_path / "log", *command, **settings) as service:
+        for _ in range(40):
+            assert service.post(ask()).status_code == 200
+            assert service.post(ask(), token="wrong").status_code == 401
+            assert requests.get(f"{service.url}/%", timeout=5).status_code == 401
+        send(signal.SIGUSR1, everyone(service))
+        (before,) = service.worker_pids()
+        send(signal.SIGHUP, master_alone(service))
+        service.until(lambda: len(set(service.worker_pids()) - {before}) == 1)
+        service.until(lambda: before not in service.worker_pids())
+        assert service.post(ask()).status_code == 200
+        send(signal.SIGTERM, master_alone(service))
+        assert service.process.wait(7) == 0
