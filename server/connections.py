@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gunicorn.http.body import ChunkedReader, LengthReader
-from gunicorn.http.errors import InvalidChunkSize, InvalidHeader
+from gunicorn.http.errors import InvalidChunkSize, InvalidHeader, NoMoreData
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn
@@ -49,8 +49,11 @@ class CheckedRequest(Request):
 
     def set_body_reader(self) -> None:
         super().set_body_reader()
-        if isinstance(self.body.reader, ChunkedReader):
-            self.body.reader.parser = _bounded(self.body.reader.parser)
+        reader = self.body.reader
+        if isinstance(reader, ChunkedReader):
+            reader.parser = _bounded(reader.parser)
+        else:
+            self.body.reader = WholeReader(reader.unreader, reader.length)
 
     def should_close(self) -> bool:
         """Also with a body that nobody has read: what comes of it is not the next request.
@@ -59,8 +62,19 @@ class CheckedRequest(Request):
         proxy that shares its connections gives to the next caller.
         """
         reader = self.body.reader
-        is_read = not reader.length if isinstance(reader, LengthReader) else reader.parser is None
-        return not is_read or super().should_close()
+        unread = reader.length if isinstance(reader, WholeReader) else reader.parser
+        return bool(unread) or self.body.failed or super().should_close()
+
+
+class WholeReader(LengthReader):
+    """A body of known length, which fails where it ends early; gunicorn would call it read."""
+
+    def read(self, size: int) -> bytes:
+        wanted = min(size, self.length)
+        data: bytes = super().read(size)
+        if len(data) < wanted:
+            raise NoMoreData(b"")
+        return data
 
 
 def _bounded(chunks: Iterator[bytes]) -> Iterator[bytes]:

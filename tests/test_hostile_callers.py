@@ -148,6 +148,8 @@ def test_dribbled_bodies_are_refused(
         answers = [answer_on(caller) for caller in callers]
         assert time.monotonic() - began < ARRIVAL_S + 2
         assert {answer.status for answer in answers} == {status}
+        # What comes of the body later would be taken for the next request.
+        assert {answer.headers["Connection"] for answer in answers} == {"close"}
         for answer in answers:
             assert sorted(json.loads(answer.read())) == ["error", "message"]
 

@@ -215,6 +215,16 @@ def test_idle_connections_make_room_when_descriptors_are(
             assert is_healthy(service)
 
 
+def test_a_body_in_a_million_chunks_costs_little(service: Service) -> None:
+    (pid,) = service.worker_pids()
+    before = cpu_s(pid)
+    head = NO_BODY_YET.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked")
+    with service.connect() as caller:
+        caller.sendall(head + b"1\r\n \r\n" * 1_000_000 + b"0\r\n\r\n")
+        assert answer_on(caller).status == 400
+    assert cpu_s(pid) - before < 1.5
+
+
 def cpu_s(pid: int) -> float:
     """The CPU time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
