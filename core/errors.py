@@ -76,7 +76,7 @@ PROVIDER_UNAVAILABLE = _kind(
 PROVIDER_TIMEOUT = _kind(
     "provider_timeout",
     500,
-    "Ask for a stream, or for a shorter answer with max_tokens.",
+    "For a full answer: ask for a stream, or for less with max_tokens.",
     final=True,
 )
 PROVIDER_BAD_RESPONSE = _kind(

@@ -68,6 +68,9 @@ class Exchange:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._open.close()
 
     def send(self, body: dict[str, Any] | None, url: str | None = None) -> None:

@@ -81,7 +81,7 @@ class raised_as:  # noqa: N801 - it reads as a word in a `with`
         if error is None or isinstance(error, Failure):
             return
         if _is_lack(error) or _is_lack(error.__cause__):
-            text = "has no file descriptors or memory left to reach a provider"
+            text = "has no file descriptors, threads or memory left"
             raise Failure(errors.OVERLOADED, text, "local", wait_s=1.0) from None
         for classes, failure in self._table:
             if isinstance(error, classes):
@@ -89,7 +89,9 @@ class raised_as:  # noqa: N801 - it reads as a word in a `with`
 
 
 def _is_lack(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno in _LACKING
+    # (Python says RuntimeError where the system gives no thread.)
+    lacks = isinstance(error, OSError) and error.errno in _LACKING
+    return lacks or isinstance(error, RuntimeError | MemoryError)
 
 
 def bad_answer(text: str) -> Failure:

@@ -80,7 +80,7 @@ class HTTPProvider(Provider):
                 fitting.succeeded()
                 return first
             except BaseException as error:
-                exchange.__exit__()
+                exchange.close()
                 if not isinstance(error, Failure):
                     raise
                 failure = error
@@ -101,15 +101,16 @@ class HTTPProvider(Provider):
         self, failure: Failure, call: Call, *, is_stream: bool, retries: int = 0
     ) -> ServiceError | CallerLeft:
         """The failure as the caller hears of it."""
-        call.cause = failure.cause
         match call.watch.cause:
             case Cause.CALLER_LEFT:
                 return CallerLeft()
             case Cause.STOPPING:
+                call.cause = "stopping"
                 text = "This process is stopping before the answer was complete; send it again."
                 return ServiceError(errors.STOPPING, text, retry_after="1")
             case Cause.TIME_IS_UP:
                 return self._timed_out(failure, call, is_stream)
+        call.cause = failure.cause
         text = f"{self._vendor.label} {failure.text}"
         if failure.kind is errors.OVERLOADED:
             text = f"This process {failure.text}"
@@ -130,6 +131,7 @@ class HTTPProvider(Provider):
     def _timed_out(self, failure: Failure, call: Call, is_stream: bool) -> ServiceError:
         settings = self._settings
         limit_s = settings.stream_timeout_s if is_stream else settings.total_timeout_s
+        call.cause = failure.cause
         if failure.cause in BEFORE_SENDING:
             text = f"took no connection within the {limit_s:g} s that a call may take"
         else:
