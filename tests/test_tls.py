@@ -1,6 +1,9 @@
 """Providers behind TLS, as the real ones are."""
 
+import contextlib
+import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,3 +76,65 @@ def test_what_was_decrypted_behind_an_answer_is_not_the_next_caller_s(
     upstream.default = say("for B")
     assert text_of(service.stream(ask())) == "for B"
     assert upstream.connections == 2
+
+
+class Proxy:
+    """A proxy that answers CONNECT with this line, and on 200 passes bytes on, both ways."""
+
+    def __init__(self, answer: str) -> None:
+        self._answer = answer
+        self.asked: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            caller, _ = self._listener.accept()
+            threading.Thread(target=self._serve, args=(caller,), daemon=True).start()
+
+    def _serve(self, caller: socket.socket) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += caller.recv(1)
+        self.asked.append(head.decode().split("\r\n")[0])
+        caller.sendall(f"HTTP/1.1 {self._answer}\r\n\r\n".encode())
+        if not self._answer.startswith("200"):
+            caller.close()
+            return
+        host, port = self.asked[-1].split()[1].split(":")
+        target = socket.create_connection((host, int(port)))
+        for here, there in ((caller, target), (target, caller)):
+            threading.Thread(target=self._pass_on, args=(here, there), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(here: socket.socket, there: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while read := here.recv(65_536):
+                there.sendall(read)
+            there.shutdown(socket.SHUT_WR)
+
+
+def test_a_proxy_is_passed_through(
+    start: Callable[..., Service], upstream: Upstream, authority: trustme.CA, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(bundle)
+    proxy = Proxy("200 OK")
+    service = start(
+        **pointed_at(upstream), UPSTREAM_CA_BUNDLE=bundle, UPSTREAM_PROXY=proxy.url, THREADS=5
+    )
+    assert service.post(ask()).json()["choices"][0]["message"]["content"] == "Hello there"
+    assert text_of(service.stream(ask())) == "Hello there"
+    assert [line.split()[:2] for line in proxy.asked] == [["CONNECT", f"127.0.0.1:{upstream.port}"]]
+
+
+def test_a_proxy_that_refuses_is_told_as_no_connection(
+    start: Callable[..., Service], upstream: Upstream
+) -> None:
+    proxy = Proxy("407 Proxy Authentication Required")
+    service = start(**pointed_at(upstream), UPSTREAM_PROXY=proxy.url, THREADS=5)
+    response = service.post(ask())
+    assert response.json()["error"] == "provider_unavailable"
+    assert service.record_of(response)["cause"] == "unreachable"
+    assert len(proxy.asked) == 3
