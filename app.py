@@ -5,7 +5,6 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -70,16 +69,14 @@ api = Blueprint("api", __name__)
 @api.post("/v1/chat/completions", provide_automatic_options=False)
 def chat_completions() -> Response:
     """A chat completion, as JSON or, when `stream` is true, as server-sent events."""
-    service, caller_socket = _service(), _caller_socket()
-    body = read(_read_body(service.settings, caller_socket), _fields_in_headers())
-    trace = _TRACEPARENT.fullmatch(request.environ.get("HTTP_TRACEPARENT", ""))
+    service, environ = _service(), request.environ
+    caller_socket = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    body = read(_read_body(service.settings, caller_socket), _fields_in_headers(environ))
+    trace = _TRACEPARENT.fullmatch(environ.get("HTTP_TRACEPARENT", ""))
     trace_id = trace and trace[1]
-    with ExitStack() as held:
-        call = held.enter_context(
-            ChatCall(
-                service, body, g.caller, caller_socket, request_id=g.request_id, trace_id=trace_id
-            )
-        )
+    with ChatCall(
+        service, body, g.caller, caller_socket, request_id=g.request_id, trace_id=trace_id
+    ) as call:
         g.has_record = True
         if body.fields["stream"]:
             events = call.stream()
@@ -88,7 +85,7 @@ def chat_completions() -> Response:
             response = _json(call.full())
         _tell_changes(response, body, call.adjusted)
         if body.fields["stream"]:
-            response.call_on_close(held.pop_all().close)
+            response.call_on_close(call.stay_open().close)
     return response
 
 
@@ -101,10 +98,12 @@ def healthz() -> Response:
 @api.before_app_request
 def let_in() -> None:
     """Everything but PUBLIC is for known callers only, before a byte of the body is read."""
-    asked = request.environ.get("HTTP_X_REQUEST_ID", "")
-    g.request_id = asked if _REQUEST_ID.fullmatch(asked) else records.new_request_id()
+    environ = request.environ
+    asked = environ.get("HTTP_X_REQUEST_ID")
+    is_plain = asked is not None and _REQUEST_ID.fullmatch(asked)
+    g.request_id = asked if is_plain else records.new_request_id()
     if request.endpoint not in PUBLIC:
-        g.caller = _caller()
+        g.caller = _caller(environ)
 
 
 @api.app_errorhandler(Exception)
@@ -153,9 +152,9 @@ def _service() -> ChatService:
     return service
 
 
-def _caller() -> Caller:
+def _caller(environ: "WSGIEnvironment") -> Caller:
     """Who sent the request; raises for a token that is missing or not known."""
-    header = request.environ.get("HTTP_AUTHORIZATION", "")
+    header = environ.get("HTTP_AUTHORIZATION", "")
     caller = identify(header, _service().settings.access_tokens)
     if caller is not None:
         return caller
@@ -168,19 +167,19 @@ def _caller() -> Caller:
     raise ServiceError(errors.UNAUTHORIZED, f"{text}.")
 
 
-def _fields_in_headers() -> dict[str, str]:
+def _fields_in_headers(environ: "WSGIEnvironment") -> dict[str, str]:
     # WSGI hands headers over as latin-1; clients write names in UTF-8.
-    found = {name: request.environ.get(header, "") for name, header in FIELD_HEADERS.items()}
     return {
-        name: value.encode("latin-1", "replace").decode("utf-8", "replace")
-        for name, value in found.items()
-        if value
+        name: environ[header].encode("latin-1", "replace").decode("utf-8", "replace")
+        for name, header in FIELD_HEADERS.items()
+        if environ.get(header)
     }
 
 
 def _read_body(settings: Settings, caller_socket: socket.socket | None) -> bytes:
-    coding = request.environ.get("HTTP_CONTENT_ENCODING") or "identity"
-    framing = request.environ.get("HTTP_TRANSFER_ENCODING") or "chunked"
+    environ = request.environ
+    coding = environ.get("HTTP_CONTENT_ENCODING") or "identity"
+    framing = environ.get("HTTP_TRANSFER_ENCODING") or "chunked"
     if coding.lower() != "identity" or framing.lower() != "chunked":
         text = "The body must not be compressed: send it without Content-Encoding."
         raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
@@ -204,11 +203,6 @@ def _arrived_body(most: int) -> bytes | None:
     except Exception:  # the server's own, of which it has many
         return None
     return bytes(body)
-
-
-def _caller_socket() -> socket.socket | None:
-    environ = request.environ
-    return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
 
 
 def _tell_changes(response: Response, body: ChatBody, adjusted: dict[str, Any]) -> None:

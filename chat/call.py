@@ -73,6 +73,10 @@ class ChatCall:
     def __exit__(self, *_exc: object) -> None:
         self._held.close()
 
+    def stay_open(self) -> ExitStack:
+        """What is to be closed in place of the call, once its stream has been taken or left."""
+        return self._held.pop_all()
+
     def full(self) -> dict[str, Any]:
         """The body of a full answer."""
         with self._recorded():

@@ -24,7 +24,7 @@ NEWER_MAX_TOKENS = "max_completion_tokens"
 _large_bodies = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatBody:
     """What a request says: the fields that the schema names, valid and with their defaults.
 
