@@ -17,6 +17,7 @@ import reference
 import schemas
 from chat import answers
 from chat.call import ChatCall, ChatService
+from chat.limits_table import limits_command
 from chat.request import ChatBody, read
 from core import errors, records, watchdog
 from core.access import Caller, identify
@@ -24,6 +25,7 @@ from core.errors import CallerLeft, ServiceError
 from core.settings import Settings, load
 from providers.http.models import models_command
 from usage.command import usage_command
+from usage.prices import cost_of, is_priced
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -131,11 +133,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.response_class = ServiceResponse
     app.url_map.merge_slashes = False  # a POST to /v1//… is a 404, not a redirect
-    app.extensions["chat"] = ChatService(settings)
+    app.extensions["chat"] = service = ChatService(settings, cost_of)
+    _tell_unpriced(service)
     app.register_blueprint(api)
     app.register_blueprint(reference.blueprint)
     app.cli.add_command(usage_command)
     app.cli.add_command(models_command)
+    app.cli.add_command(limits_command(service.limits))
     return app
 
 
@@ -145,6 +149,19 @@ def _tell_flask_run(settings: Settings) -> None:
     if command and command.info_name == "run":
         for line in [*settings.warnings(), settings.callers()]:
             click.echo(line, err=True)  # not among the records of `flask usage`
+
+
+def _tell_unpriced(service: ChatService) -> None:
+    """Log the models that no dollar limit can count, where a server starts."""
+    command = click.get_current_context(silent=True)
+    if command and command.info_name != "run":
+        return
+    aliases = service.settings.model_aliases
+    if any(limit.unit == "USD" for limit in service.settings.limits):
+        models = {name: aliases.get(name, name) for name in service.providers}
+        names = [n for n, m in models.items() if not is_priced(service.providers[n].name, m)]
+        if names:
+            records.log("unpriced_models", models=names, effect="dollar limits do not count them")
 
 
 def _service() -> ChatService:

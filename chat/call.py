@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any, Self
 
 from chat import answers
+from chat.limits import Limits, Price
 from chat.request import ChatBody
 from chat.slots import Slots
 from core import errors, records, watchdog
@@ -20,13 +21,14 @@ from providers.http import connect
 
 
 class ChatService:
-    """What the calls of one process share: the providers, and the slots that bound its load."""
+    """What the calls of one process share: the providers, the slots that bound its load, limits."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, price: Price) -> None:
         self.settings = settings
         self.providers = connect(settings)
         names = {caller.name for caller in settings.access_tokens}
         self.slots = Slots(settings.call_slots, len(names))
+        self.limits = Limits(settings, price)
         records.GAUGES["calls"] = self.slots.taken
 
 
@@ -117,6 +119,7 @@ class ChatCall:
         )
         self._call.adjusted |= prepared.adjusted
         self._held.enter_context(self._service.slots.hold(self._caller.name))
+        self._service.limits.check(self._caller.name, fields["brand_id"])
         return prepared.body
 
     def _to_its_end(self, first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -177,8 +180,13 @@ class ChatCall:
             fields["reasoning_tokens"] = usage.reasoning_tokens
 
     def _write_record(self, status: str, code: str | None = None) -> None:
-        call = self._call
-        self._record.write(
+        if self._record.is_written:
+            return
+        call, record = self._call, self._record
+        brand_id = self._request.fields["brand_id"]
+        if not self._service.limits.count(self._caller.name, brand_id, record.fields):
+            record.fields["unpriced"] = True
+        record.write(
             status,
             code,
             attempts=call.attempts,

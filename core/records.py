@@ -130,7 +130,7 @@ class Record:
 
     def __init__(self, provider: str, request: dict[str, Any], **fields: str | None) -> None:
         self._started = time.monotonic()
-        self._is_written = False
+        self.is_written = False
         self.fields: dict[str, Any] = {
             **fields,
             "brand_id": short(request["brand_id"]),
@@ -147,6 +147,7 @@ class Record:
             "total_tokens": None,
             "cached_tokens": None,
             "reasoning_tokens": None,
+            "unpriced": None,
             "adjusted": None,
             "attempts": 0,
             "upstream_status": None,
@@ -163,9 +164,9 @@ class Record:
 
     def write(self, status: str, code: str | None = None, **fields: Any) -> bool:
         """Write it, and say so, the first time only; `status` is ok, error or client_disconnect."""
-        if self._is_written:
+        if self.is_written:
             return False
-        self._is_written = True
+        self.is_written = True
         self.fields |= {**fields, "status": status, "code": code, "duration_ms": self._ms()}
         log("usage", **self.fields)
         return True

@@ -161,7 +161,10 @@ def test_a_full_disk_lets_calls_pass(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[0])["reason"] in ("disk I/O error", "database or disk is full")
+    assert json.loads(done.stdout.splitlines()[0])["reason"] in (
+        "disk I/O error",
+        "database or disk is full",
+    )
 
 
 @pytest.mark.usefixtures("ask_again_soon")

@@ -47,6 +47,7 @@ FIELDS = {
     "total_tokens",
     "cached_tokens",
     "reasoning_tokens",
+    "unpriced",
     "adjusted",
     "attempts",
     "upstream_status",
