@@ -84,6 +84,12 @@ def test_content_is_there_before_its_chunk_is_complete() -> None:
     assert begun.read1(65_536) == b"lo"
 
 
+def test_the_rest_of_a_chunk_is_read_with_what_came_with_it() -> None:
+    begun = answer(b"5\r\nHel", b"lo\r\n1\r\n!\r\n")
+    assert begun.read1(65_536) == b"Hel"
+    assert begun.read1(65_536) == b"lo!"
+
+
 def test_a_read_may_end_anywhere() -> None:
     for first in range(len(BODY) + 1):
         for second in range(first, len(BODY) + 1):

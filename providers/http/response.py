@@ -34,6 +34,10 @@ class ProviderResponse(HTTPResponse):
 
     def read1(self, n: int = -1) -> bytes:
         """At most `n` bytes of the body, waiting for the first only; b"" at its end."""
+        if self.fp is not None and self.chunked:
+            # Waits as the read would, but with a buffer to fill: the read would take the rest of
+            # a chunk alone, and leave what came with it to the next.
+            self.fp.peek()
         content = super().read1(n)
         while self._has_chunk_waiting() and (n < 0 or len(content) < n):
             content += super().read1(n - len(content) if n >= 0 else -1)
