@@ -1,18 +1,16 @@
 """The gateways under measurement, all started beside each other against one mock."""
 
-import ast
 import contextlib
 import http.client
 import json
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from bench.processes import Server, free_port, inherited
-from bench.targets import PROJECT, Direct, Place, Service, Target
+from bench.processes import Server, free_port
+from bench.targets import Direct, Place, Target
 
 START_SECONDS = 120.0  # the slowest peer needs a third of it
 
@@ -66,6 +64,8 @@ class Fleet:
 
     def _start(self, target: Target, port: int, exits: contextlib.ExitStack) -> Running:
         place = Place(port, self.upstream, Path(tempfile.mkdtemp(dir=self.folder)))
+        if beside := target.beside(place):
+            exits.enter_context(Server(beside, {}, place.folder, place.folder / "log-beside"))
         command, log = target.command(place), place.folder / "log"
         server = Server(command, target.environment(place), target.directory(place), log)
         exits.enter_context(server)
@@ -108,24 +108,3 @@ def idle_memory(server: Server) -> float:
             break
         before = now
     return now
-
-
-def service_settings() -> dict[str, object]:
-    """What gunicorn makes of the service's settings: threads, keepalive and the others."""
-    place = Place(free_port(), free_port(), PROJECT)
-    printed = subprocess.run(
-        [*Service().command(place), "--print-config"],
-        env={**inherited(), **Service().environment(place)},
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    ).stdout
-    settings: dict[str, object] = {}
-    for line in printed.splitlines():
-        name, separator, value = line.partition(" = ")
-        if separator:
-            with contextlib.suppress(ValueError, SyntaxError):
-                settings[name.strip()] = ast.literal_eval(value.strip())
-    return settings

@@ -1,8 +1,6 @@
 """What a gateway takes on the disk: MiB and packages installed for it."""
 
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -12,56 +10,33 @@ TOOLS = {"pip", "setuptools", "wheel"}
 MIB = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Footprint:
-    mib: float
-    packages: int
-
-
-def footprint(target: Target) -> Footprint | None:
-    """The target's footprint; None where there is nothing to install."""
-    if isinstance(target, Service):
-        return _of_distributions(_pinned(PROJECT / "requirements.txt"))
-    if isinstance(target, (LiteLLM, MLflow)) and target.program:
-        return _of_environment(target.program)
+def footprint(target: Target) -> dict[str, float]:
+    """The target's footprint; empty where there is nothing to install."""
+    if isinstance(target, Service):  # requirements.txt pins all that comes along
+        lines = (PROJECT / "requirements.txt").read_text().splitlines()
+        names = [line.partition("==")[0] for line in lines if "==" in line and line[0] not in "# "]
+        installed = {one.name.lower(): one for one in metadata.distributions()}
+        # A line may be for other versions of Python only.
+        return _of_distributions(installed[name] for name in names if name in installed)
+    if isinstance(target, (LiteLLM, MLflow)) and target.program:  # alone in its environment
+        folders = target.program.parent.parent.glob("lib/python*/site-packages")
+        found = {one.name.lower(): one for one in metadata.distributions(path=map(str, folders))}
+        return _of_distributions(found[name] for name in found.keys() - TOOLS)
     if isinstance(target, Portkey) and target.program:
-        return _of_node_modules(target.program)
-    return None
+        root = next(folder for folder in target.program.parents if folder.name == "node_modules")
+        patterns = ("*/package.json", "@*/*/package.json")
+        packages = {file for one in patterns for file in root.rglob(f"node_modules/{one}")}
+        packages |= {file for one in patterns for file in root.glob(one)}
+        return _figures(root.rglob("*"), len(packages))
+    return {}
 
 
-def _pinned(file: Path) -> Iterator[metadata.Distribution]:
-    """What requirements.txt names; it pins all that comes along."""
-    for line in file.read_text().splitlines():
-        if "==" in line and not line.startswith("#"):
-            yield metadata.distribution(line.partition("==")[0])
-
-
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _of_distributions(distributions: Iterable[metadata.Distribution]) -> Footprint:
+def _of_distributions(distributions: Iterable[metadata.Distribution]) -> dict[str, float]:
     packages = list(distributions)
     files = (Path(str(file.locate())) for package in packages for file in package.files or [])
-    return Footprint(_mib(files), len(packages))
+    return _figures(files, len(packages))
 
 
-def _of_environment(program: Path) -> Footprint:
-    """All of the virtual environment that holds the program, but for its tools."""
-    folders = [str(path) for path in program.parent.parent.glob("lib/python*/site-packages")]
-    packages = {
-        _canonical(package.name): package for package in metadata.distributions(path=folders)
-    }
-    return _of_distributions(packages[name] for name in packages.keys() - TOOLS)
-
-
-def _of_node_modules(program: Path) -> Footprint:
-    root = next(folder for folder in program.parents if folder.name == "node_modules")
-    own_files = "*/package.json", "@*/*/package.json"
-    packages = sum(1 for pattern in own_files for _ in root.rglob(f"node_modules/{pattern}"))
-    packages += sum(1 for pattern in own_files for _ in root.glob(pattern))
-    return Footprint(_mib(root.rglob("*")), packages)
-
-
-def _mib(files: Iterable[Path]) -> float:
-    return sum(file.stat().st_size for file in files if file.is_file()) / MIB
+def _figures(files: Iterable[Path], packages: int) -> dict[str, float]:
+    mib = sum(file.stat().st_size for file in files if file.is_file()) / MIB
+    return {"installed MiB": mib, "packages": packages}

@@ -60,6 +60,8 @@ class Outcome:
     rate: float = 0.0
     words_rate: float = 0.0
     at_once: int = 0
+    gap_p50: float = 0.0
+    gap_p99: float = 0.0
     failures: dict[str, int] = field(default_factory=dict)
 
 
@@ -74,6 +76,7 @@ class Run:
         self.left = order.requests
         self.latencies: list[float] = []
         self.first_words: list[float] = []
+        self.gaps: list[float] = []
         self.failures: dict[str, int] = {}
         self.open_streams = 0
         self.most_open_streams = 0
@@ -117,6 +120,7 @@ class Run:
         intact = len(self.latencies)
         first_p50, first_p99 = percentiles(self.first_words)
         p50, p99 = percentiles(self.latencies)
+        gap_p50, gap_p99 = percentiles(self.gaps)
         return Outcome(
             intact=intact,
             seconds=seconds,
@@ -127,6 +131,8 @@ class Run:
             rate=intact / seconds if seconds else 0.0,
             words_rate=intact * self.order.words / seconds if seconds else 0.0,
             at_once=self.most_open_streams,
+            gap_p50=gap_p50,
+            gap_p99=gap_p99,
             failures=self.failures,
         )
 
@@ -159,9 +165,14 @@ class Caller(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         received = self.received
         received += data
+        if self.saw_word:
+            now = time.perf_counter()
+            self.run.gaps.append(now - self.last_read)
+            self.last_read = now
         if not self.saw_word and MARK in data:
             self.saw_word = True
-            self.first_word = time.perf_counter() - self.sent
+            self.last_read = time.perf_counter()
+            self.first_word = self.last_read - self.sent
             self.run.stream_began()
         if not self.body_start and not self.read_head():
             return

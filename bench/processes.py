@@ -90,15 +90,8 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """User and system time that the tree has used so far, ended children included."""
-        return self._seconds(slice(11, 15))
-
-    def kernel_seconds(self) -> float:
-        """The system time alone."""
-        return self._seconds(slice(12, 15, 2))
-
-    def _seconds(self, clocks: slice) -> float:
         family = set(self.pids())
-        ticks = (map(int, fields[clocks]) for pid, fields in _stats() if pid in family)
+        ticks = (map(int, fields[11:15]) for pid, fields in _stats() if pid in family)
         return sum(map(sum, ticks)) / TICKS_PER_SECOND
 
     def pss_mib(self) -> float:

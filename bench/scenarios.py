@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
@@ -15,7 +14,7 @@ from bench.targets import PROJECT, Messages, Place, Target
 from bench.upstream import FULL_WORDS
 
 ROUTES = ("openai", "anthropic")
-LONG = 500
+ONE_ROUTE = ("openai",)  # for work that is the same on both
 SENTENCE = "A line of a long conversation, about as long as such lines are when people type them. "
 
 
@@ -29,34 +28,44 @@ class Scenario:
     """One kind of work: who calls how, and what the mock is told to do."""
 
     name: str
-    about: str
     callers: int
     mock: str = ""
-    stream: bool = False
-    words: int = FULL_WORDS
+    chunks: int = 0  # of a stream; 0 for full answers
     seconds: float | None = None
     requests: int | None = None
     messages: int = 1
     ramp: float = 0.0
-    limit: float = 60.0
     rounds: int = 3
     routes: tuple[str, ...] = ROUTES
     watch_memory: bool = False
     gateways_only: bool = False
+    limits: bool = False  # for the service without and with limits, and nobody else
 
     def quick(self) -> "Scenario":
         """The same work in one short round."""
-        return replace(
-            self,
-            rounds=1,
-            seconds=self.seconds / 2 if self.seconds else None,
-            requests=max(self.requests * 2 // 5, self.callers) if self.requests else None,
+        seconds = self.seconds / 2 if self.seconds else None
+        return replace(self, rounds=1, seconds=seconds)
+
+    def order(self, target: Target, place: Place, route: str) -> Order:
+        """The work as a request to this target."""
+        body = target.body(route, self._conversation(), self.chunks > 0)
+        return Order(
+            port=place.port,
+            path=target.path(route),
+            headers=target.headers(route, place),
+            body=json.dumps(body),
+            words=self.chunks or FULL_WORDS,
+            end_mark=target.end_mark(route) if self.chunks else "",
+            callers=self.callers,
+            requests=self.requests,
+            seconds=self.seconds,
+            ramp=self.ramp,
         )
 
-    def conversation(self) -> Messages:
+    def _conversation(self) -> Messages:
         """The messages: one, or a system message and turns that end with the user's."""
         if self.messages == 1:
-            return asking_for(self.mock)
+            return asking_for(f"chunks={self.chunks} {self.mock}" if self.chunks else self.mock)
         turns = [
             {"role": "assistant" if number % 2 else "user", "content": SENTENCE}
             for number in range(self.messages - 1)
@@ -64,58 +73,35 @@ class Scenario:
         return [{"role": "system", "content": "Be brief."}, *turns]
 
 
-ONE_CALLER = Scenario("one-caller", "full answers, one caller", callers=1, seconds=1.0)
-FULL = Scenario("full", "full answers, 32 callers", callers=32, seconds=2.0)
-WAITING = Scenario(
-    "waiting",
-    "full answers, 200 callers, the upstream takes 300 ms",
-    callers=200,
-    mock="delay_ms=300",
-    seconds=2.4,
-    rounds=2,
-)
-STREAMS = Scenario(
-    "streams",
-    "200 streams, 40 at a time, 50 chunks each 20 ms",
-    callers=40,
-    mock="chunks=50 interval_ms=20",
-    stream=True,
-    words=50,
-    requests=200,
-    rounds=2,
-)
-FLAT_OUT = Scenario(
-    "flat-out",
-    "32 streams of 500 chunks, flat out",
-    callers=32,
-    mock="chunks=500",
-    stream=True,
-    words=500,
-    seconds=1.5,
-)
+ONE_CALLER = Scenario("one-caller", callers=1, seconds=1.0)
+FULL = Scenario("full", callers=32, seconds=2.0)
+WAITING = Scenario("waiting", callers=200, mock="delay_ms=300", seconds=2.4, rounds=2)
+STREAMS = Scenario("streams", callers=40, mock="interval_ms=20", chunks=50, requests=200, rounds=2)
+BROAD = Scenario("broad", callers=200, mock="interval_ms=20", chunks=100, requests=200)
+# The same without the moment in which all of them start.
+SPREAD = replace(BROAD, name="spread", ramp=1.0, routes=ONE_ROUTE)
+FLAT_OUT = Scenario("flat-out", callers=32, chunks=500, seconds=1.5)
+LONG_TALK = Scenario("talk-500", callers=8, seconds=1.0, messages=500)
 CROWD = Scenario(
     "crowd",
-    "1000 streams at once, 12 chunks each 500 ms",
     callers=1000,
-    mock="chunks=12 interval_ms=500",
-    stream=True,
-    words=12,
+    mock="interval_ms=500",
+    chunks=12,
     requests=1000,
     ramp=3.0,
-    limit=45.0,
     rounds=1,
-    routes=("openai",),
+    routes=ONE_ROUTE,
     watch_memory=True,
     gateways_only=True,
 )
-SHORT_TALK = Scenario("talk-1", "full answers to 1 message", callers=8, seconds=1.0, rounds=5)
-LONG_TALK = replace(
-    SHORT_TALK, name="talk-500", about=f"full answers to {LONG} messages", messages=LONG
+LIMITS = replace(FULL, name="limits", rounds=5, routes=ONE_ROUTE, limits=True)
+LIMITS_ONE = replace(ONE_CALLER, name="limits-one", rounds=5, routes=ONE_ROUTE, limits=True)
+SCENARIOS = (
+    *(ONE_CALLER, FULL, WAITING, STREAMS, BROAD, SPREAD),
+    *(FLAT_OUT, LONG_TALK, LIMITS, LIMITS_ONE, CROWD),
 )
 WARM_UP = (replace(FULL, seconds=0.7), replace(FLAT_OUT, seconds=0.7))
 """Given to every gateway before anything is measured; some compile while they run."""
-
-SCENARIOS = (ONE_CALLER, FULL, WAITING, STREAMS, FLAT_OUT, SHORT_TALK, LONG_TALK, CROWD)
 
 
 @dataclass(frozen=True)
@@ -131,44 +117,21 @@ class Measurement:
         return self.cpu_seconds / self.outcome.intact * 1000 if self.outcome.intact else 0.0
 
 
-def order(target: Target, place: Place, scenario: Scenario, route: str) -> Order:
-    """The scenario as a request to this target."""
-    body = target.body(route, scenario.conversation(), scenario.stream)
-    return Order(
-        port=place.port,
-        path=target.path(route),
-        headers=target.headers(route, place),
-        body=json.dumps(body),
-        words=scenario.words,
-        end_mark=target.end_mark(route) if scenario.stream else "",
-        callers=scenario.callers,
-        requests=scenario.requests,
-        seconds=scenario.seconds,
-        ramp=scenario.ramp,
-        limit=scenario.limit,
-    )
-
-
 def measure(server: Server, work: Order, watch_memory: bool = False) -> Measurement:
     """Let a load process carry the order out and say what it cost the server."""
     before = server.cpu_seconds()
     with peak_memory(server) if watch_memory else contextlib.nullcontext([0.0]) as peak:
-        outcome = generate_load(work)
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.load"],
+            input=json.dumps(asdict(work)),
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=work.limit + 15,
+            check=True,
+        )
+    outcome = Outcome(**json.loads(done.stdout))
     return Measurement(outcome, server.cpu_seconds() - before, max(peak))
-
-
-def generate_load(work: Order) -> Outcome:
-    """The outcome of an order, carried out by a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.load"],
-        input=json.dumps(asdict(work)),
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=work.limit + 15,
-        check=True,
-    )
-    return Outcome(**json.loads(done.stdout))
 
 
 @contextlib.contextmanager
@@ -188,12 +151,3 @@ def peak_memory(server: Server) -> Iterator[list[float]]:
     finally:
         finished.set()
         thread.join()
-
-
-def parsing_ms(work: Order) -> float:
-    """The time that reading this body as JSON and writing it again takes."""
-    rounds = 20
-    start = time.process_time()
-    for _ in range(rounds):
-        json.dumps(json.loads(work.body))
-    return (time.process_time() - start) / rounds * 1000

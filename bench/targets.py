@@ -12,12 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.processes import free_port
+
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sys.executable).parent
 MODELS = {"openai": "gpt-4o", "anthropic": "claude-sonnet-4-6"}
 NATIVE_PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
 TOKEN = "bench-token"
 WORKERS = "2"
+SERVICE = "this service"
+IN_SQLITE, IN_REDIS = "limits in SQLite", "limits in Redis"
+# Nothing is refused by these: they are counted, which is what costs.
+LIMITS = "caller * 1000000000 calls/minute; brand * 1000000000000 tokens/day"
 
 Messages = list[dict[str, str]]
 
@@ -35,7 +41,6 @@ class Target:
     """A column. The defaults are those of a gateway with an OpenAI-style endpoint."""
 
     name = ""
-    about = ""
     install = ""
     quick_start = True  # starts in a second or so: its cold start can be measured again and again
 
@@ -47,6 +52,10 @@ class Target:
 
     def environment(self, place: Place) -> dict[str, str]:
         return {}
+
+    def beside(self, place: Place) -> list[str]:
+        """The command of a server that it needs beside it, if any."""
+        return []
 
     def directory(self, place: Place) -> Path:
         return place.folder
@@ -75,7 +84,6 @@ class Direct(Target):
     """The mock itself, spoken to in each provider's own form."""
 
     name = "direct"
-    about = "the mock upstream without a gateway"
 
     def command(self, place: Place) -> list[str]:
         return [sys.executable, "-m", "bench.upstream", "--port", str(place.port)]
@@ -97,8 +105,7 @@ class Direct(Target):
 
 
 class Service(Target):
-    name = "this service"
-    about = "as gunicorn.conf.py starts it, two workers"
+    name = SERVICE
 
     def command(self, place: Place) -> list[str]:
         return [str(SCRIPTS / "gunicorn"), "--bind", f"127.0.0.1:{place.port}"]
@@ -122,25 +129,40 @@ class Service(Target):
         return {**super().body(route, messages, stream), **own}
 
 
+class Limited(Service):
+    """The service with limits set, so that each call is counted in a store."""
+
+    def __init__(self, name: str, redis_port: int | None = None) -> None:
+        self.name = name
+        self.redis_port = redis_port
+
+    def environment(self, place: Place) -> dict[str, str]:
+        store = {"LIMITS_FILE": str(place.folder / "limits.sqlite3")}
+        if self.redis_port:
+            store = {"REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0"}
+        return {**super().environment(place), "LIMITS": LIMITS, **store}
+
+    def beside(self, place: Place) -> list[str]:
+        if not self.redis_port:
+            return []
+        options = ["--port", str(self.redis_port), "--bind", "127.0.0.1", "--save", ""]
+        return ["redis-server", *options, "--dir", str(place.folder)]
+
+
 class Prototype(Direct):
     """`bench/prototype.py` under plain gthread, with as many workers and threads as the service."""
 
     name = "prototype"
-    about = "bare Flask route and Session.send, no contract: the yardstick"
-
-    def __init__(self, settings: Mapping[str, object]) -> None:
-        """`settings` are what gunicorn makes of the service's."""
-        self.settings = settings
 
     def command(self, place: Place) -> list[str]:
         options = {
             "--bind": f"127.0.0.1:{place.port}",
             "--worker-class": "gthread",
             "--workers": WORKERS,
-            "--threads": str(self.settings["threads"]),
-            "--worker-connections": str(self.settings["worker_connections"]),
-            "--keep-alive": str(self.settings["keepalive"]),
-            "--backlog": str(self.settings["backlog"]),
+            "--threads": "1000",
+            "--worker-connections": "5000",
+            "--keep-alive": "100",
+            "--backlog": "512",
             "--pythonpath": str(PROJECT),
         }
         flags = [part for pair in options.items() for part in pair]
@@ -168,7 +190,6 @@ class Peer(Target):
 
 class LiteLLM(Peer):
     name = "LiteLLM"
-    about = "litellm proxy, two workers"
     install = 'pip install "litellm[proxy]" in a venv; LITELLM=VENV/bin/litellm'
     quick_start = False
     variable, executable = "LITELLM", "litellm"
@@ -208,7 +229,6 @@ class LiteLLM(Peer):
 
 class Portkey(Peer):
     name = "Portkey"
-    about = "Portkey gateway on node, one process"
     install = (
         "npm install @portkey-ai/gateway; "
         "PORTKEY=node_modules/@portkey-ai/gateway/build/start-server.js"
@@ -234,7 +254,6 @@ class Portkey(Peer):
 
 class MLflow(Peer):
     name = "MLflow"
-    about = "mlflow gateway, two workers"
     install = 'pip install "mlflow[gateway]" in a venv; MLFLOW=VENV/bin/mlflow'
     quick_start = False
     variable, executable = "MLFLOW", "mlflow"
@@ -288,3 +307,14 @@ def program(variable: str, command: str | None = None) -> Path | None:
     """The file that an environment variable names, or a command of the search path."""
     named = os.environ.get(variable) or (shutil.which(command) if command else None)
     return Path(named).absolute() if named and Path(named).exists() else None
+
+
+def everyone() -> list[Target]:
+    """The columns of the table, but for the mock itself."""
+    return [Service(), Prototype(), LiteLLM(), Portkey(), MLflow()]
+
+
+def limited() -> list[Target]:
+    """The service with limits, in each store that is here."""
+    redis = [Limited(IN_REDIS, free_port())] if shutil.which("redis-server") else []
+    return [Limited(IN_SQLITE), *redis]

@@ -1,0 +1,265 @@
+"""The table, the verdict on the project's own bounds, and the JSON of a run's results."""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+from bench.scenarios import (
+    BROAD,
+    CROWD,
+    FLAT_OUT,
+    FULL,
+    LIMITS,
+    LIMITS_ONE,
+    LONG_TALK,
+    ONE_CALLER,
+    ONE_ROUTE,
+    ROUTES,
+    SPREAD,
+    STREAMS,
+    WAITING,
+    Measurement,
+    Scenario,
+)
+from bench.targets import IN_REDIS, IN_SQLITE, SERVICE
+
+PEERS = ("LiteLLM", "Portkey", "MLflow")
+NOTHING = "\N{EN DASH}"
+TWO_ROUTES = "(OpenAI / Anthropic)"
+
+
+@dataclass
+class Results:
+    """All that a run of the bench has found; `alone` has idle memory, start and size."""
+
+    columns: list[str]
+    measurements: dict[tuple[str, str, str], list[Measurement]] = field(default_factory=dict)
+    alone: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, scenario: Scenario, route: str, column: str, found: Measurement) -> None:
+        self.measurements.setdefault((scenario.name, route, column), []).append(found)
+
+
+Figure = Callable[[Results, str, str], float | None]  # by column and route
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: its figure for a column and a route."""
+
+    name: str
+    figure: Figure
+    digits: int = 0
+    routes: tuple[str, ...] = ROUTES
+
+    def values(self, results: Results, column: str) -> list[float | None]:
+        return [self.figure(results, column, route) for route in self.routes]
+
+    def cell(self, results: Results, column: str) -> str:
+        """The figures of a column, route by route, or a dash."""
+        values = self.values(results, column)
+        if all(value is None for value in values):
+            return NOTHING
+        return " / ".join(NOTHING if v is None else f"{v:,.{self.digits}f}" for v in values)
+
+
+def of(scenario: Scenario, figure: Callable[[Measurement], float]) -> Figure:
+    """The median of a measurement's figure over the rounds; None where it was not measured."""
+
+    def value(results: Results, column: str, route: str) -> float | None:
+        rounds = results.measurements.get((scenario.name, route, column))
+        return median(map(figure, rounds)) if rounds else None
+
+    return value
+
+
+def cpu(scenario: Scenario) -> Figure:
+    return of(scenario, lambda found: found.cpu_per_1000)
+
+
+def added_latency(results: Results, column: str, route: str) -> float | None:
+    """What the gateway adds to the median latency of the bare upstream."""
+    p50 = of(ONE_CALLER, lambda found: found.outcome.p50)
+    own, direct = p50(results, column, route), p50(results, "direct", route)
+    return None if own is None or direct is None else own - direct
+
+
+def with_limits(store: str, figure: Figure, *, as_ratio: bool) -> Figure:
+    """The figure with limits in `store`, over or less that without; in the service's column."""
+
+    def value(results: Results, column: str, route: str) -> float | None:
+        on, off = figure(results, store, route), figure(results, SERVICE, route)
+        if column != SERVICE or not on or not off:
+            return None
+        return on / off if as_ratio else on - off
+
+    return value
+
+
+def alone(name: str) -> Figure:
+    return lambda results, column, _route: results.alone.get(column, {}).get(name)
+
+
+def _limits_rows() -> Iterator[Row]:
+    limits_latency = of(LIMITS_ONE, lambda found: found.outcome.p50)
+    for store in (IN_SQLITE, IN_REDIS):
+        over = with_limits(store, cpu(LIMITS), as_ratio=True)
+        more = with_limits(store, limits_latency, as_ratio=False)
+        yield Row(f"{store}: CPU of a full answer, over that without", over, 3, ONE_ROUTE)
+        yield Row("… added latency, one caller, ms", more, 2, ONE_ROUTE)
+
+
+full_rate = of(FULL, lambda found: found.outcome.rate)
+waiting_rate = of(WAITING, lambda found: found.outcome.rate)
+first_p50 = of(STREAMS, lambda found: found.outcome.first_p50)
+first_p99 = of(STREAMS, lambda found: found.outcome.first_p99)
+broad_gap = of(BROAD, lambda found: found.outcome.gap_p99)
+spread_gap = of(SPREAD, lambda found: found.outcome.gap_p99)
+chunk_rate = of(FLAT_OUT, lambda found: found.outcome.words_rate)
+crowd_intact = of(CROWD, lambda found: found.outcome.intact)
+crowd_memory = of(CROWD, lambda found: found.peak_mib)
+
+ROWS = (
+    Row(f"added latency, one caller, ms {TWO_ROUTES}", added_latency, 2),
+    Row("full answers, 32 callers: requests/s", full_rate),
+    Row("… CPU s per 1000", cpu(FULL), 2),
+    Row("200 callers, 300 ms upstream: requests/s (666 ideal)", waiting_rate),
+    Row("40 streams, 50 chunks each 20 ms: first token p50, ms", first_p50, 1),
+    Row("… first token p99, ms", first_p99, 1),
+    Row("… CPU s per 1000 streams", cpu(STREAMS), 2),
+    Row("200 streams, 20 ms apart: gap between chunks, p99, ms", broad_gap, 1),
+    Row("… their starts spread over 1 s", spread_gap, 1, ONE_ROUTE),
+    Row("32 streams flat out: chunks/s", chunk_rate),
+    Row("1000 streams at once: intact", crowd_intact, routes=ONE_ROUTE),
+    Row("… memory in all (PSS), MiB", crowd_memory, routes=ONE_ROUTE),
+    Row("500 messages: CPU s per 1000", cpu(LONG_TALK), 2),
+    *_limits_rows(),
+    Row("idle memory (PSS), MiB", alone("idle MiB"), routes=ONE_ROUTE),
+    Row("cold start to first answer, s", alone("cold start"), 2, ONE_ROUTE),
+    Row("installed MiB", alone("installed MiB"), 1, ONE_ROUTE),
+    Row("… packages", alone("packages"), routes=ONE_ROUTE),
+)
+
+
+def table(results: Results) -> str:
+    """The rows that were measured, as a Markdown table."""
+    lines = [["", *results.columns], ["---"] * (len(results.columns) + 1)]
+    for row in ROWS:
+        cells = [row.cell(results, column) for column in results.columns]
+        if any(cell != NOTHING for cell in cells):
+            lines.append([row.name, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def failures(results: Results) -> list[str]:
+    """What went wrong, one line for each scenario, route and column where anything did."""
+    return [
+        f"{', '.join(key)}: {count} times {why}"
+        for key, rounds in results.measurements.items()
+        for found in rounds
+        for why, count in found.outcome.failures.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What the service's figure must keep below: a number, or `times` the best peer's."""
+
+    what: str
+    figure: Figure
+    most: float | None = None
+    least: float | None = None
+    times: float = 1.0
+    peers_are_less: bool = False  # more is better, so the service must be above the best peer
+    routes: tuple[str, ...] = ROUTES
+
+    def verdicts(self, results: Results) -> Iterator[str]:
+        for route in self.routes:
+            value = self.figure(results, SERVICE, route)
+            if value is None:
+                continue
+            below, limit = self._limit(results, route)
+            held = limit is None or (value <= limit if below else value >= limit)
+            sign = "\N{LESS-THAN OR EQUAL TO}" if below else "\N{GREATER-THAN OR EQUAL TO}"
+            verdict = "-     " if limit is None else "held  " if held else "MISSED"
+            against = "no peer was measured" if limit is None else f"{sign} {limit:,.2f}"
+            yield f"{verdict}  {route}: {self.what}: {value:,.2f} ({against})"
+
+    def _limit(self, results: Results, route: str) -> tuple[bool, float | None]:
+        if self.most is not None or self.least is not None:
+            return self.most is not None, self.most if self.most is not None else self.least
+        found = (self.figure(results, peer, route) for peer in PEERS)
+        of_peers = [value for value in found if value]
+        best = max if self.peers_are_less else min
+        return not self.peers_are_less, self.times * best(of_peers) if of_peers else None
+
+
+BOUNDS = (
+    Bound("added latency, ms, below every peer", added_latency),
+    Bound("CPU s of 1000 full answers, below every peer", cpu(FULL)),
+    Bound("CPU s of 1000 streams, below every peer", cpu(STREAMS)),
+    Bound("chunks/s flat out, 1.4 times the best peer", chunk_rate, times=1.4, peers_are_less=True),
+    Bound("200 streams: gap p99, ms", broad_gap, most=50),
+    Bound("1000 streams at once: intact", crowd_intact, least=1000, routes=ONE_ROUTE),
+    Bound("1000 streams at once: MiB in all", crowd_memory, most=200, routes=ONE_ROUTE),
+    Bound(
+        f"{IN_SQLITE}: CPU over that without",
+        with_limits(IN_SQLITE, cpu(LIMITS), as_ratio=True),
+        most=1.08,
+        routes=ONE_ROUTE,
+    ),
+    Bound("idle memory, MiB", alone("idle MiB"), most=58, routes=ONE_ROUTE),
+    Bound("cold start, s", alone("cold start"), most=0.4, routes=ONE_ROUTE),
+    Bound("installed, MiB", alone("installed MiB"), most=20, routes=ONE_ROUTE),
+    Bound("packages", alone("packages"), most=20, routes=ONE_ROUTE),
+)
+
+
+def bounds(results: Results) -> list[str]:
+    """The project's own bounds, each with the figure of this run."""
+    return [line for bound in BOUNDS for line in bound.verdicts(results)]
+
+
+def write_json(results: Results, file: Path) -> None:
+    """The table's figures and every round behind them, a row or round a line."""
+    document: dict[str, list[object]] = {
+        "run": [datetime.now(UTC).isoformat(timespec="seconds")],
+        "machine": [os.cpu_count(), platform.system(), platform.machine()],
+        "python": [platform.python_version()],
+        "columns": [*results.columns],
+        "rows": [
+            {row.name: {column: row.values(results, column) for column in results.columns}}
+            for row in ROWS
+        ],
+        "bounds": [*bounds(results)],
+        "rounds": [
+            {"scenario": scenario, "route": route, "column": column, **asdict(found)}
+            for (scenario, route, column), measured in results.measurements.items()
+            for found in measured
+        ],
+    }
+    file.parent.mkdir(exist_ok=True)
+    parts = []
+    for name, items in document.items():
+        lines = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in items)
+        parts.append(f"{json.dumps(name)}: [\n  {lines}\n]")
+    file.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def write_readme(results: Results, file: Path) -> None:
+    """The run in the README, between its two marks."""
+    before, begin, rest = file.read_text().partition("<!-- written by python -m bench -->\n")
+    _, end, after = rest.partition("<!-- end of what is written -->\n")
+    if not end:
+        raise ValueError(f"{file} has no place for the table.")
+    day = datetime.now(UTC).date().isoformat()
+    head = f"{day}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
+    head += f"Python {platform.python_version()}."
+    verdicts = "\n".join(["```text", *failures(results), *bounds(results), "```"])
+    parts = [before, begin, head, "\n\n", table(results), "\n\n", verdicts, "\n", end, after]
+    file.write_text("".join(parts))
