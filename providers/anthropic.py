@@ -48,19 +48,14 @@ class Anthropic(Vendor):
     label = "Anthropic"
     request_id_header = "request-id"
     optional = {"temperature": None}
+    next_page = "&after_id="
 
     def __init__(self, settings: Settings) -> None:
         self.key = settings.anthropic_api_key
         self.url = f"{settings.anthropic_base_url}/v1/messages"
-        self._models_url = f"{settings.anthropic_base_url}/v1/models?limit=1000"
+        self.models_url = f"{settings.anthropic_base_url}/v1/models?limit=1000"
+        self.headers = {"x-api-key": self.key or "", "anthropic-version": VERSION}
         self._default_max_tokens = settings.default_max_tokens
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"x-api-key": self.key or "", "anthropic-version": VERSION}
-
-    def models_url(self, after: str | None) -> str:
-        return f"{self._models_url}&after_id={after}" if after else self._models_url
 
     def prepare(self, request: ChatRequest) -> Prepared:
         # Blank text is a 400 at Anthropic, and so is an assistant's turn at the end.
@@ -140,6 +135,8 @@ class _Reader(StreamReader):
                     raise TypeError
                 self._count(document.get("usage") or {})
                 self._stop_reason = document["delta"].get("stop_reason") or self._stop_reason
+                known = _usage(self._counts)
+                return [known] if known else []
             case "message_stop":
                 if not self._stop_reason:
                     raise TypeError

@@ -167,20 +167,16 @@ class Vendor(ABC):
     # The parameters that a model may refuse, each with the other name it then goes by, if any.
     optional: ClassVar[Mapping[str, str | None]]
 
+    # Where its models are listed, and where in that URL's query the last id of a page goes.
+    models_url: str
+    next_page: ClassVar[str]
+
     url: str
     key: str | None
+    headers: Mapping[str, str]  # its own, the key's among them
 
     @abstractmethod
     def __init__(self, settings: Settings) -> None: ...
-
-    @property
-    @abstractmethod
-    def headers(self) -> dict[str, str]:
-        """The headers that carry the key, and others of its own."""
-
-    @abstractmethod
-    def models_url(self, after: str | None) -> str:
-        """Where its models are listed, from the one after this id on."""
 
     @abstractmethod
     def prepare(self, request: ChatRequest) -> Prepared:

@@ -37,6 +37,7 @@ class OpenAI(Vendor):
     client_request_id_header = "X-Client-Request-Id"
     stream_fields = {"stream": True, "stream_options": {"include_usage": True}}
     end_mark = "[DONE]"
+    next_page = "?after="
     # Its newer models refuse max_tokens; some servers that speak its wire know nothing else.
     optional = {
         "temperature": None,
@@ -47,14 +48,8 @@ class OpenAI(Vendor):
     def __init__(self, settings: Settings) -> None:
         self.key = settings.openai_api_key
         self.url = f"{settings.openai_base_url}/chat/completions"
-        self._models_url = f"{settings.openai_base_url}/models"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.key}"}
-
-    def models_url(self, after: str | None) -> str:
-        return f"{self._models_url}?after={after}" if after else self._models_url
+        self.models_url = f"{settings.openai_base_url}/models"
+        self.headers = {"Authorization": f"Bearer {self.key}"}
 
     def prepare(self, request: ChatRequest) -> Prepared:
         body: dict[str, Any] = {

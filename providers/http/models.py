@@ -71,7 +71,7 @@ def _ends(vendor: Vendor, settings: Settings) -> tuple[dict[str, datetime | None
 
 
 def _listed(vendor: Vendor, settings: Settings) -> Iterator[dict[str, Any]]:
-    after = None
+    url = vendor.models_url
     for _ in range(MAX_PAGES):
         # (An endpoint is of one address.)
         endpoint = Endpoint(vendor, settings, [vendor.key or ""])
@@ -79,12 +79,13 @@ def _listed(vendor: Vendor, settings: Settings) -> Iterator[dict[str, Any]]:
             watchdog.watch(None, settings.total_timeout_s) as watch,
             Exchange(endpoint, Call(watch), is_stream=True, is_new=False) as exchange,
         ):
-            exchange.send(None, vendor.models_url(after))
+            exchange.send(None, url)
             page = exchange.read_document()
         yield from page["data"]
         if not page.get("has_more"):
             return
-        after = quote(page.get("last_id") or page["data"][-1]["id"], safe="")
+        last = page.get("last_id") or page["data"][-1]["id"]
+        url = f"{vendor.models_url}{vendor.next_page}{quote(last, safe='')}"
     raise bad_answer("did not come to the end of its list")
 
 

@@ -69,9 +69,6 @@ class _SocketReads(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         return None if self.are_shut else self._raw.readinto(buffer)
 
-    def fileno(self) -> int:
-        return self._raw.fileno()
-
     def close(self) -> None:
         super().close()
         self._raw.close()

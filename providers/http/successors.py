@@ -23,17 +23,11 @@ class Refused:
 
     def __init__(self, optional: Mapping[str, str | None]) -> None:
         self.optional = optional
-        self._of_model: dict[str, frozenset[str]] = {}
+        self.of_model: dict[str, frozenset[str]] = {}
         # The name is matched at the start or after a few plain words, and not what is said of it.
         self._named = re.compile(
             rf"(?:[a-z]+:? +){{0,5}}?[\"'`]?({'|'.join(optional)})\b", re.IGNORECASE
         )
-
-    def of_model(self, model: str) -> frozenset[str]:
-        return self._of_model.get(model, frozenset())
-
-    def learn(self, model: str, names: frozenset[str]) -> None:
-        self._of_model[model] = names
 
     def named_in(self, failure: Failure) -> str | None:
         """The parameter of these that a refusal is about."""
@@ -51,7 +45,7 @@ class Fitting:
         self.body = body
         self._refused = refused
         self._call = call
-        self._known = refused.of_model(body["model"])
+        self._known = refused.of_model.get(body["model"], frozenset())
         self._left_out: frozenset[str] = frozenset()
         self._first_failure: Failure | None = None
         for name in self._known:
@@ -80,7 +74,7 @@ class Fitting:
     def succeeded(self) -> None:
         """The model took it: what was left out is so from now on."""
         if not self._left_out <= self._known:
-            self._refused.learn(self.body["model"], self._known | self._left_out)
+            self._refused.of_model[self.body["model"]] = self._known | self._left_out
 
     def _leave_out(self, name: str) -> None:
         value = self.body[name]
