@@ -91,8 +91,7 @@ class Worker(ThreadWorker):
                 time.sleep(NO_DESCRIPTOR_PAUSE_S)
             return False
         self.nr_conns += 1
-        if self.nr_conns >= self.worker_connections:
-            self._close_oldest_idle()
+        self._make_room()
         conn = Connection(self.cfg, sock, address, listener.getsockname(), self.arrival_timeout_s)
         self._wait_for(conn, self.arrival_timeout_s, self.on_pending_socket_readable)
         return True
@@ -122,7 +121,11 @@ class Worker(ThreadWorker):
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         if fs.cancelled() or fs.exception() or fs.result() is not False:
             super().finish_request(conn, fs)
-            return
+        else:
+            self._linger(conn)
+        self._make_room()
+
+    def _linger(self, conn: Connection) -> None:
         # gunicorn would now wait for the peer in its main loop, for up to 2 s, and all other
         # connections with it. In the poller, it costs neither them nor a thread.
         linger_s = self.arrival_timeout_s if self.alive else STOP_KEEPALIVE_LINGER
@@ -145,6 +148,11 @@ class Worker(ThreadWorker):
         conn.timeout = time.monotonic() + timeout_s
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(readable, conn))
+
+    def _make_room(self) -> None:
+        """Called whenever one more connection is there, or idle: else none would be accepted."""
+        if self.nr_conns >= self.worker_connections:
+            self._close_oldest_idle()
 
     def _close_oldest_idle(self) -> bool:
         """Whether there was one."""

@@ -194,21 +194,26 @@ def test_running_calls_go_on_when_the_system_gives_no_more_threads(
             assert is_healthy(service)
 
 
+KEPT = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 # By itself, it takes no more connections than it has descriptors for.
-DESCRIPTORS = {"few": "", "all taken": "--worker-connections=1000"}
+CROWDS = {
+    "few": ("", (b"", b"GET", KEPT)),
+    "few, and each has had its answer": ("", (KEPT,)),
+    "all taken": ("--worker-connections=1000", (b"", b"GET", KEPT)),
+}
 
 
-@pytest.mark.parametrize("options", DESCRIPTORS.values(), ids=DESCRIPTORS)
+@pytest.mark.parametrize(("options", "crowd"), CROWDS.values(), ids=CROWDS)
 def test_idle_connections_make_room_when_descriptors_are(
-    options: str, tmp_path: Path, upstream: Upstream
+    options: str, crowd: tuple[bytes, ...], tmp_path: Path, upstream: Upstream
 ) -> None:
     command = server_after(FEW_DESCRIPTORS)
     settings = pointed_at(upstream) | {"GUNICORN_CMD_ARGS": options}
     with Service(tmp_path / "log", *command, **settings) as service:
         (pid,) = service.worker_pids()
-        with twenty_streams(service, upstream), ExitStack() as crowd:
-            for sent in (b"", b"GET", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") * 70:
-                crowd.enter_context(service.connect()).sendall(sent)
+        with twenty_streams(service, upstream), ExitStack() as stack:
+            for sent in crowd * (210 // len(crowd)):
+                stack.enter_context(service.connect()).sendall(sent)
             before = cpu_s(pid)
             time.sleep(1)
             assert cpu_s(pid) - before < 0.5
