@@ -161,16 +161,16 @@ FORMS = {
     "no-reason": Form("ends without a finish reason", stream(HELLO, THERE), BAD),
     "cut": Form("is cut after its reason", stream(*WHOLE[:3], CUT), DOWN),
     # signs of life
-    "comments": Form("waits with comments", stream(*[b": PROCESSING\n\n", 0.3] * 4, *WHOLE)),
+    "comments": Form("waits with comments", stream(*[b": PROCESSING\n\n", 0.1] * 4, *WHOLE)),
     "reasoning": Form(
         "thinks in deltas of its own",
         stream(
-            *[chunk(choices=[{"index": 0, "delta": {"reasoning_content": "hm"}}]), 0.3] * 4, *WHOLE
+            *[chunk(choices=[{"index": 0, "delta": {"reasoning_content": "hm"}}]), 0.1] * 4, *WHOLE
         ),
     ),
-    "empty-deltas": Form("waits with empty deltas", stream(*[chunk(""), 0.3] * 4, *WHOLE)),
+    "empty-deltas": Form("waits with empty deltas", stream(*[chunk(""), 0.1] * 4, *WHOLE)),
     "thinking": Form(
-        "thinks first", stream(START, *[THOUGHT, 0.3] * 4, BLOCK, *REST), wires="anthropic"
+        "thinks first", stream(START, *[THOUGHT, 0.1] * 4, BLOCK, *REST), wires="anthropic"
     ),
     "silence": Form("says nothing", stream(STALL), "provider_timeout", BOTH),
     # errors, where they stand

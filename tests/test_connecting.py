@@ -17,15 +17,20 @@ from core import watchdog
 from core.errors import CallerLeft, ServiceError
 from core.settings import Settings
 from providers.base import Call, ChatRequest, Provider
-from providers.http import connect
+from providers.http import connect, retries
 from tests.conftest import GPT
 from tests.upstream import CUT, STALL, Reply, Upstream, body, events, raw, refuse, say
 
 CONNECT_S = 0.3
 # What the watchdog's pace and a busy machine may add.
 LATE_S = 1.5
-# Three attempts, and the waits between them.
-MOST_S = 3 * CONNECT_S + 0.5 + 1.0 + LATE_S
+MOST_S = 3 * CONNECT_S + LATE_S
+
+
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other at once."""
+    monkeypatch.setattr(retries, "MAX_WAIT_S", 0.0)
 
 
 def provider_at(url: str, **environ: str) -> Provider:
