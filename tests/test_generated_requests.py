@@ -1,7 +1,6 @@
 """Requests nobody thought of: what fits the schema is never our failure, the rest is always 400."""
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -86,7 +85,7 @@ def nearly_valid(draw: st.DrawFn) -> Any:
     return body
 
 
-@settings(bounded, max_examples=3000)
+@settings(bounded, max_examples=1000)
 @given(valid | nearly_valid() | anything)
 @example(ask(max_tokens=2**64))
 @example(ask(max_tokens=-(2**64)))
@@ -220,10 +219,3 @@ def test_the_service_s_own_judgment_of_an_answer_is_the_schema_s(document: Any) 
             assert not ANSWER.is_valid(candidate)
         else:
             assert ANSWER.is_valid(candidate)
-
-
-def test_500_messages_are_judged_in_no_time() -> None:
-    body = ask(messages=[{"role": "user", "content": "x"}] * 500)
-    started = time.perf_counter()
-    schemas.check_request(body)
-    assert time.perf_counter() - started < 0.25
