@@ -84,9 +84,11 @@ def test_a_model_that_has_ended_is_gone(end: dict[str, Any], upstream: Upstream)
     assert result.exit_code == 1
 
 
-def test_a_model_that_is_not_listed_is_gone(upstream: Upstream) -> None:
-    result = asked(upstream, gpt=openai_list()[:-1])
+def test_a_model_that_is_not_listed_or_listed_as_retired_is_gone(upstream: Upstream) -> None:
+    retired = [CLAUDE_MODEL | {"lifecycle": "retired"}]
+    result = asked(upstream, claude=retired, gpt=openai_list()[:-1])
     assert line_of(result, "gpt-3.5-turbo") == "gone"
+    assert line_of(result, "claude-sonnet-4-6") == "gone"
     assert result.exit_code == 1
 
 
@@ -124,8 +126,9 @@ def test_a_list_of_several_pages_is_read_to_its_end(upstream: Upstream) -> None:
         (body("<html>"), "not JSON"),
         (body('{"data": {}}'), "unknown shape|gone"),
         (body('{"data": [5]}'), "unknown shape"),
+        (body('{"data": [{"id": 5}]}'), "unknown shape"),
     ],
-    ids=["refused", "silent", "no JSON", "no list", "no models"],
+    ids=["refused", "silent", "no JSON", "no list", "no models", "no name"],
 )
 def test_a_vendor_that_cannot_tell_is_reason_to_worry(
     reply: Any, words: str, upstream: Upstream

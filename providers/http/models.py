@@ -14,7 +14,7 @@ import click
 from core import watchdog
 from core.settings import Settings, load
 from providers import VENDOR_OF
-from providers.base import Call, Vendor
+from providers.base import Call, Vendor, text
 from providers.http.exchange import Endpoint, Exchange
 from providers.http.failures import Failure, bad_answer
 
@@ -34,11 +34,11 @@ def models_command() -> None:
     for model, kind in VENDOR_OF.items():
         ends, problem = lists[kind]
         sent_as = settings.model_aliases.get(model, model)
-        text = f"{model}: {problem or _state(model, ends, now)[0]}"
+        line = f"{model}: {problem or _state(model, ends, now)[0]}"
         if sent_as != model and problem is None:
-            text += f"; sent as {sent_as}: {_state(sent_as, ends, now)[0]}"
+            line += f"; sent as {sent_as}: {_state(sent_as, ends, now)[0]}"
         is_well = is_well and problem is None and _state(sent_as, ends, now)[1]
-        click.echo(text)
+        click.echo(line)
     if not is_well:
         raise SystemExit(1)
 
@@ -63,7 +63,8 @@ def _ends(vendor: Vendor, settings: Settings) -> tuple[dict[str, datetime | None
     if not vendor.key:
         return {}, f"unknown, no key for {vendor.label} is set"
     try:
-        return {model["id"]: _end(model) for model in _listed(vendor, settings)}, None
+        listed = [model for model in _listed(vendor, settings) if not _is_retired(model)]
+        return {text(model["id"]): _end(model) for model in listed}, None
     except Failure as failure:
         return {}, f"unknown, {vendor.label} {failure.text}"
     except (LookupError, TypeError, AttributeError, ValueError):
@@ -94,11 +95,14 @@ def _end(model: dict[str, Any]) -> datetime | None:
     lifecycle = model.get("lifecycle")
     fields = {**model, **lifecycle} if isinstance(lifecycle, dict) else model
     end = fields.get("shutdown_date") or fields.get("retires_at")
-    if lifecycle == "retired" and not end:
-        return datetime.min.replace(tzinfo=UTC)
-    if isinstance(end, int | float):
-        return datetime.fromtimestamp(end, UTC)
     if not end:
         return None
+    if isinstance(end, int | float):
+        return datetime.fromtimestamp(end, UTC)
     moment = datetime.fromisoformat(end)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _is_retired(model: dict[str, Any]) -> bool:
+    """Whether a model is listed though it is gone, and nothing says since when."""
+    return model.get("lifecycle") == "retired" and not model.get("retires_at")

@@ -34,9 +34,10 @@ class HTTPProvider(Provider):
     def prepare(self, request: ChatRequest) -> Prepared:
         prepared = self._vendor.prepare(request)
         added = self._settings.upstream_fields.get(request.model, {})
-        for name in added.keys() - set(FIXED_FIELDS):
-            prepared.body.pop(self._vendor.optional.get(name) or name, None)
-            prepared.body[name] = added[name]
+        for name, value in added.items():
+            if name not in FIXED_FIELDS:
+                prepared.body.pop(self._vendor.optional.get(name) or name, None)
+                prepared.body[name] = value
         return prepared
 
     def complete(self, body: dict[str, Any], call: Call) -> Answer:
