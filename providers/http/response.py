@@ -38,21 +38,20 @@ class ProviderResponse(HTTPResponse):
             # Waits as the read would, but with a buffer to fill: the read would take the rest of
             # a chunk alone, and leave what came with it to the next.
             self.fp.peek()
-        content = super().read1(n)
-        while self._has_chunk_waiting() and (n < 0 or len(content) < n):
-            content += super().read1(n - len(content) if n >= 0 else -1)
-        return content
-
-    def _has_chunk_waiting(self) -> bool:
-        """Whether one chunk has been read and another begins in what was received already."""
-        if not self.chunked or self.chunk_left != 0:
-            return False
-        # A look that cannot block: with nothing in the buffer, it finds the socket shut.
+        read1 = super().read1
+        content = read1(n)
+        # All that is looked at and read from here on has been received: nothing can block.
         self._socket_reads.are_shut = True
         try:
-            return _NEXT_CHUNK.match(self.fp.peek()) is not None
+            while (
+                self.chunk_left == 0  # one has been read to its end
+                and _NEXT_CHUNK.match(self.fp.peek())
+                and (n < 0 or len(content) < n)
+            ):
+                content += read1(n - len(content) if n >= 0 else n)
         finally:
             self._socket_reads.are_shut = False
+        return content
 
 
 class _SocketReads(io.RawIOBase):
