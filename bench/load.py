@@ -9,7 +9,6 @@ own process and works on raw bytes, so that what it takes from the machine stays
 import asyncio
 import json
 import re
-import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -52,16 +51,12 @@ class Outcome:
     """What came of an order. Times are in ms, rates per second."""
 
     intact: int = 0
-    seconds: float = 0.0
     p50: float = 0.0
-    p99: float = 0.0
     first_p50: float = 0.0
     first_p99: float = 0.0
+    gap_p99: float = 0.0  # between two reads of one stream
     rate: float = 0.0
     words_rate: float = 0.0
-    at_once: int = 0
-    gap_p50: float = 0.0
-    gap_p99: float = 0.0
     failures: dict[str, int] = field(default_factory=dict)
 
 
@@ -78,8 +73,6 @@ class Run:
         self.first_words: list[float] = []
         self.gaps: list[float] = []
         self.failures: dict[str, int] = {}
-        self.open_streams = 0
-        self.most_open_streams = 0
         self.started = self.last_end = time.perf_counter()
         self.callers_left = order.callers
         self.done = self.loop.create_future()
@@ -98,10 +91,6 @@ class Run:
     def failed(self, why: str) -> None:
         self.failures[why] = self.failures.get(why, 0) + 1
 
-    def stream_began(self) -> None:
-        self.open_streams += 1
-        self.most_open_streams = max(self.most_open_streams, self.open_streams)
-
     def caller_finished(self) -> None:
         self.callers_left -= 1
         if self.callers_left == 0 and not self.done.done():
@@ -116,23 +105,15 @@ class Run:
             self.caller_finished()
 
     def outcome(self) -> Outcome:
-        seconds = self.last_end - self.started
-        intact = len(self.latencies)
-        first_p50, first_p99 = percentiles(self.first_words)
-        p50, p99 = percentiles(self.latencies)
-        gap_p50, gap_p99 = percentiles(self.gaps)
+        rate = len(self.latencies) / (self.last_end - self.started or 1.0)
         return Outcome(
-            intact=intact,
-            seconds=seconds,
-            p50=p50,
-            p99=p99,
-            first_p50=first_p50,
-            first_p99=first_p99,
-            rate=intact / seconds if seconds else 0.0,
-            words_rate=intact * self.order.words / seconds if seconds else 0.0,
-            at_once=self.most_open_streams,
-            gap_p50=gap_p50,
-            gap_p99=gap_p99,
+            intact=len(self.latencies),
+            p50=percentile(self.latencies, 50),
+            first_p50=percentile(self.first_words, 50),
+            first_p99=percentile(self.first_words, 99),
+            gap_p99=percentile(self.gaps, 99),
+            rate=rate,
+            words_rate=rate * self.order.words,
             failures=self.failures,
         )
 
@@ -173,7 +154,6 @@ class Caller(asyncio.Protocol):
             self.saw_word = True
             self.last_read = time.perf_counter()
             self.first_word = self.last_read - self.sent
-            self.run.stream_began()
         if not self.body_start and not self.read_head():
             return
         if self.body_end is None:
@@ -198,8 +178,6 @@ class Caller(asyncio.Protocol):
     def finish(self, body: bytes) -> None:
         self.waiting = False
         self.run.last_end = time.perf_counter()
-        if self.saw_word:
-            self.run.open_streams -= 1
         fault = self.fault(body)
         if fault:
             self.run.failed(fault)
@@ -224,8 +202,6 @@ class Caller(asyncio.Protocol):
         if not self.waiting:
             self.run.caller_finished()
             return
-        if self.saw_word:
-            self.run.open_streams -= 1
         self.run.failed("cut" if self.received else "reset")
         self.redial = self.run.loop.create_task(self.run.call(0))
 
@@ -243,13 +219,10 @@ def without_chunk_framing(body: bytearray) -> bytes:
         at = line_end + 4 + size
 
 
-def percentiles(seconds: list[float]) -> tuple[float, float]:
-    """The 50th and the 99th percentile, in ms."""
-    if not seconds:
-        return 0.0, 0.0
+def percentile(seconds: list[float], share: int) -> float:
+    """So many per cent of the times are below this one, in ms; 0 where there are none."""
     ordered = sorted(seconds)
-    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    return statistics.median(ordered) * 1000, p99 * 1000
+    return ordered[len(ordered) * share // 100] * 1000 if ordered else 0.0
 
 
 async def carry_out(order: Order) -> Outcome:

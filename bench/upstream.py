@@ -20,7 +20,7 @@ import contextlib
 import functools
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 WORD = " word"  # starts the text of every chunk: what the load generator counts
 FULL_WORDS = 50
@@ -29,99 +29,57 @@ ORDER = re.compile(rb"mock ([a-z0-9_= ]+);")
 STREAM = re.compile(rb'"stream":\s*true')
 WITH_USAGE = re.compile(rb'"include_usage":\s*true')
 CONTENT_LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one request is to be answered with."""
-
-    provider: str = "openai"
-    stream: bool = False
-    usage: bool = False
-    delay_ms: int = 0
-    chunks: int = 50
-    interval_ms: int = 0
-    status: int = 200
-    cut: int = 0
+PROVIDERS = {b"/v1/chat/completions": "openai", b"/v1/messages": "anthropic"}
 
 
 @dataclass(frozen=True)
 class Answer:
     """A rendered answer: the writes, and the seconds before the first and between two of them."""
 
-    delay: float
-    interval: float
     writes: tuple[bytes, ...]
-    close: bool = False
-
-
-def plan(provider: str, body: bytes) -> Plan:
-    """The plan that a request's prompt asks for."""
-    order = ORDER.search(body)
-    return _plan(
-        provider,
-        STREAM.search(body) is not None,
-        WITH_USAGE.search(body) is not None,
-        order.group(1) if order else b"",
-    )
+    delay: float = 0.0
+    interval: float = 0.0
+    closes: bool = False
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(provider: str, stream: bool, usage: bool, order: bytes) -> Plan:
-    settings = dict(pair.split("=") for pair in order.decode().split())
-    numbers = {name: int(value) for name, value in settings.items()}
-    return replace(Plan(provider, stream, usage), **numbers)  # type: ignore[arg-type]
-
-
-@functools.lru_cache(maxsize=1024)
-def render(wanted: Plan) -> Answer:
-    """The bytes of a plan's answer."""
-    delay, interval = wanted.delay_ms / 1000, wanted.interval_ms / 1000
-    if wanted.status != 200:
-        return Answer(delay, 0, (_full_response(wanted.status, _error(wanted)),))
-    if not wanted.stream:
-        return Answer(delay, 0, (_full_response(200, _message(wanted.provider)),))
-    start, chunks, end = _events(wanted)
-    paced = interval > 0
-    if wanted.cut:
-        half = [*start, *chunks[: wanted.chunks // 2]]
-        return Answer(delay, interval, _writes(half, [], paced, len(start)), close=True)
-    frames = [*start, *chunks]
-    return Answer(delay, interval, _writes(frames, end, paced, len(start)))
-
-
-def _writes(frames: list[bytes], end: list[bytes], paced: bool, starters: int) -> tuple[bytes, ...]:
-    """The stream's writes: one a chunk when it is paced, all in one when it is flat out."""
+def render(provider: str, stream: bool, usage: bool, order: bytes) -> Answer:
+    """The answer that an order asks for."""
+    wanted = dict(pair.split("=") for pair in order.decode().split())
+    status, delay = int(wanted.get("status", 200)), int(wanted.get("delay_ms", 0)) / 1000
+    if status != 200:
+        error = {"type": "api_error", "message": "made to fail", "code": None}
+        return Answer((_full_response(status, {"type": "error", "error": error}),), delay)
+    if not stream:
+        return Answer((_full_response(200, _message(provider)),), delay)
+    chunks, interval = int(wanted.get("chunks", 50)), int(wanted.get("interval_ms", 0)) / 1000
+    events = _anthropic_events(chunks) if provider == "anthropic" else _openai_events(chunks, usage)
+    starting, texts, ending = ([_framed(event) for event in part] for part in events)
+    ending.append(b"0\r\n\r\n")
+    is_cut = bool(int(wanted.get("cut", 0)))
+    if is_cut:
+        texts, ending = texts[: chunks // 2], []
     head = (
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
         b"request-id: req_mock\r\ntransfer-encoding: chunked\r\n\r\n"
     )
-    framed = [b"%x\r\n%b\r\n" % (len(frame), frame) for frame in frames]
-    last = b"".join(b"%x\r\n%b\r\n" % (len(frame), frame) for frame in end)
-    if end:
-        last += b"0\r\n\r\n"
-    if not paced:
-        return (head + b"".join(framed) + last,)
-    opening = head + b"".join(framed[: starters + 1])
-    writes = [opening, *framed[starters + 1 :]]
-    return (*writes[:-1], writes[-1] + last)
+    first, last = b"".join([head, *starting, texts[0]]), b"".join(ending)
+    writes = (first, *texts[1:-1], texts[-1] + last) if interval else (first, *texts[1:], last)
+    return Answer(writes if interval else (b"".join(writes),), delay, interval, is_cut)
+
+
+def _framed(event: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(event), event)
 
 
 def _full_response(status: int, document: dict[str, object]) -> bytes:
     body = json.dumps(document).encode()
-    reason = "OK" if status == 200 else "Error"
     head = (
-        f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n"
+        f"HTTP/1.1 {status} {'OK' if status == 200 else 'Error'}\r\n"
+        "content-type: application/json\r\n"
         f"request-id: req_mock\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
-
-
-def _error(wanted: Plan) -> dict[str, object]:
-    if wanted.provider == "anthropic":
-        error = {"type": "api_error", "message": "made to fail"}
-        return {"type": "error", "error": error, "request_id": "req_mock"}
-    return {"error": {"message": "made to fail", "type": "server_error", "code": None}}
 
 
 def _message(provider: str) -> dict[str, object]:
@@ -160,68 +118,47 @@ def _openai_usage(words: int) -> dict[str, int]:
     return {"prompt_tokens": 10, "completion_tokens": words, "total_tokens": 10 + words}
 
 
-def _events(wanted: Plan) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    """A stream's events: those before the text, the text's, those after it."""
-    if wanted.provider == "anthropic":
-        return _anthropic_events(wanted)
-    return _openai_events(wanted)
+Events = tuple[list[bytes], list[bytes], list[bytes]]  # before the text, the text's, after it
 
 
-def _anthropic_events(wanted: Plan) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    message: dict[str, object] = {
-        **_message("anthropic"),
-        "content": [],
-        "stop_reason": None,
-        "usage": {"input_tokens": 10, "cache_read_input_tokens": 0, "output_tokens": 1},
-    }
-    block = {"type": "text", "text": ""}
-    stop = {"stop_reason": "end_turn", "stop_sequence": None}
+def _anthropic_events(chunks: int) -> Events:
+    def event(kind: str, **data: object) -> bytes:
+        return f"event: {kind}\ndata: {_compact({'type': kind, **data})}\n\n".encode()
+
+    usage = {"input_tokens": 10, "cache_read_input_tokens": 0, "output_tokens": 1}
+    message = {**_message("anthropic"), "content": [], "stop_reason": None, "usage": usage}
     start = [
-        _named_event({"type": "message_start", "message": message}),
-        _named_event({"type": "content_block_start", "index": 0, "content_block": block}),
-        _named_event({"type": "ping"}),
+        event("message_start", message=message),
+        event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        event("ping"),
     ]
-    deltas = [{"type": "text_delta", "text": word} for word in _words(wanted.chunks)]
-    chunks = [
-        _named_event({"type": "content_block_delta", "index": 0, "delta": delta})
-        for delta in deltas
-    ]
-    usage = {"output_tokens": wanted.chunks}
+    deltas = [{"type": "text_delta", "text": word} for word in _words(chunks)]
+    stop = {"stop_reason": "end_turn", "stop_sequence": None}
     end = [
-        _named_event({"type": "content_block_stop", "index": 0}),
-        _named_event({"type": "message_delta", "delta": stop, "usage": usage}),
-        _named_event({"type": "message_stop"}),
+        event("content_block_stop", index=0),
+        event("message_delta", delta=stop, usage={"output_tokens": chunks}),
+        event("message_stop"),
     ]
-    return start, chunks, end
+    return start, [event("content_block_delta", index=0, delta=delta) for delta in deltas], end
 
 
-def _named_event(data: dict[str, object]) -> bytes:
-    return f"event: {data['type']}\ndata: {_compact(data)}\n\n".encode()
+def _openai_events(chunks: int, with_usage: bool) -> Events:
+    message = _message("openai")
+    head = {"id": message["id"], "object": "chat.completion.chunk"}
+    base = {**head, "created": message["created"], "model": message["model"]}
+    tail: dict[str, object] = {"usage": None} if with_usage else {}
 
+    def event(choices: list[object], **more: object) -> bytes:
+        return f"data: {_compact({**base, 'choices': choices, **tail, **more})}\n\n".encode()
 
-def _openai_events(wanted: Plan) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    base = {
-        "id": "chatcmpl-A",
-        "object": "chat.completion.chunk",
-        "created": 1790000000,
-        "model": "gpt-4o-2024-08-06",
-    }
-    tail: dict[str, object] = {"usage": None} if wanted.usage else {}
+    def choice(finish_reason: str | None = None, **delta: object) -> list[object]:
+        return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}]
 
-    def event(delta: dict[str, object], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return _event({**base, "choices": [choice], **tail})
-
-    start = [event({"role": "assistant", "content": "", "refusal": None})]
-    end = [event({}, "stop")]
-    if wanted.usage:
-        end.append(_event({**base, "choices": [], "usage": _openai_usage(wanted.chunks)}))
-    end.append(b"data: [DONE]\n\n")
-    return start, [event({"content": word}) for word in _words(wanted.chunks)], end
-
-
-def _event(data: dict[str, object]) -> bytes:
-    return f"data: {_compact(data)}\n\n".encode()
+    start = [event(choice(role="assistant", content="", refusal=None))]
+    end = [event(choice("stop")), b"data: [DONE]\n\n"]
+    if with_usage:
+        end.insert(1, event([], usage=_openai_usage(chunks)))
+    return start, [event(choice(content=word)) for word in _words(chunks)], end
 
 
 def _compact(data: dict[str, object]) -> str:
@@ -260,13 +197,12 @@ class Provider(asyncio.Protocol):
         self.answer(path, body)
 
     def answer(self, path: bytes, body: bytes) -> None:
-        if path == b"/v1/chat/completions":
-            answer = render(plan("openai", body))
-        elif path == b"/v1/messages":
-            answer = render(plan("anthropic", body))
-        else:
+        if path not in PROVIDERS:
             self.transport.write(_full_response(404, {"error": {"message": "no such path"}}))
             return
+        order, usage = ORDER.search(body), WITH_USAGE.search(body) is not None
+        stream = STREAM.search(body) is not None
+        answer = render(PROVIDERS[path], stream, usage, order.group(1) if order else b"")
         self.start = self.loop.time() + answer.delay
         if answer.delay:
             self.timer = self.loop.call_at(self.start, self.write, answer, 0)
@@ -280,7 +216,7 @@ class Provider(asyncio.Protocol):
         if number < len(answer.writes):
             due = self.start + number * answer.interval
             self.timer = self.loop.call_at(due, self.write, answer, number)
-        elif answer.close:
+        elif answer.closes:
             self.transport.close()
 
 
