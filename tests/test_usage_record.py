@@ -393,7 +393,7 @@ def test_no_prompt_answer_token_or_key_is_ever_logged(service: Service, provider
         (schemas, "unnamed_properties"),
         (answers, "completion"),
         (Offline, "prepare"),
-        (Offline, "_events"),
+        (Offline, "_answer"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
