@@ -121,17 +121,25 @@ def measure(server: Server, work: Order, watch_memory: bool = False) -> Measurem
     """Let a load process carry the order out and say what it cost the server."""
     before = server.cpu_seconds()
     with peak_memory(server) if watch_memory else contextlib.nullcontext([0.0]) as peak:
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.load"],
-            input=json.dumps(asdict(work)),
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=work.limit + 15,
-            check=True,
-        )
-    outcome = Outcome(**json.loads(done.stdout))
+        try:
+            outcome = generate_load(work)
+        except subprocess.SubprocessError as error:  # one cell of the table, not the whole run
+            outcome = Outcome(failures={f"no outcome, {type(error).__name__}": 1})
     return Measurement(outcome, server.cpu_seconds() - before, max(peak))
+
+
+def generate_load(work: Order) -> Outcome:
+    """The outcome of an order, carried out by a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.load"],
+        input=json.dumps(asdict(work)),
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=work.limit + 15,
+        check=True,
+    )
+    return Outcome(**json.loads(done.stdout))
 
 
 @contextlib.contextmanager
