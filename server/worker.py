@@ -86,13 +86,14 @@ class Worker(ThreadWorker):
             time.sleep(min(HESITATION_S * self.nr_conns, MAX_HESITATION_S))
         try:
             sock, address = listener.accept()
+            server = listener.getsockname()
+            conn = Connection(self.cfg, sock, address, server, self.arrival_timeout_s)
         except OSError as error:  # none is there, it is gone again, or there is no descriptor left
             if error.errno in NO_DESCRIPTOR and not self._close_oldest_idle():
                 time.sleep(NO_DESCRIPTOR_PAUSE_S)
             return False
         self.nr_conns += 1
         self._make_room()
-        conn = Connection(self.cfg, sock, address, listener.getsockname(), self.arrival_timeout_s)
         self._wait_for(conn, self.arrival_timeout_s, self.on_pending_socket_readable)
         return True
 
@@ -117,6 +118,20 @@ class Worker(ThreadWorker):
             self.enqueue_req(conn)
         else:
             self._wait_for(conn, self.arrival_timeout_s, self.on_pending_socket_readable)
+
+    def enqueue_req(self, conn: Connection) -> None:
+        """A thread only for a caller who takes what was sent: it would wait with its answer."""
+        if conn.takes_answers():
+            super().enqueue_req(conn)
+        else:
+            write = selectors.EVENT_WRITE
+            self._wait_for(conn, self.arrival_timeout_s, self._enqueue_at_last, write)
+
+    def _enqueue_at_last(self, conn: Connection, client: socket.socket) -> None:
+        if client.fileno() >= 0:
+            self.poller.unregister(client)
+            self.pending_conns.remove(conn)
+            super().enqueue_req(conn)
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
         if fs.cancelled() or fs.exception() or fs.result() is not False:
@@ -143,11 +158,17 @@ class Worker(ThreadWorker):
             self.pending_conns.remove(conn)
             self._close(conn)
 
-    def _wait_for(self, conn: Connection, timeout_s: float, readable: Callable[..., None]) -> None:
-        """Have the poller call `readable`, and murder_pending() close what takes longer."""
+    def _wait_for(
+        self,
+        conn: Connection,
+        timeout_s: float,
+        ready: Callable[..., None],
+        event: int = selectors.EVENT_READ,
+    ) -> None:
+        """Have the poller call `ready`, and murder_pending() close what takes longer."""
         conn.timeout = time.monotonic() + timeout_s
         self.pending_conns.append(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(readable, conn))
+        self.poller.register(conn.sock, event, partial(ready, conn))
 
     def _make_room(self) -> None:
         """Called whenever one more connection is there, or idle: else none would be accepted."""
@@ -182,8 +203,8 @@ class Worker(ThreadWorker):
                 conn.sock.settimeout(NEXT_REQUEST_S)
                 if not conn.receive():
                     return False
-                if not conn.has_request:
-                    return True
+            if not (conn.has_request and conn.takes_answers()):
+                return True
         self.handle_error(None, conn.sock, conn.client, LimitRequestHeaders("the whole head"))
         return False
 

@@ -220,6 +220,29 @@ def test_idle_connections_make_room_when_descriptors_are(
             assert is_healthy(service)
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz"])
+def test_callers_who_take_none_of_their_answers_hold_no_thread(
+    path: str, start: Callable[..., Service]
+) -> None:
+    service = start(OFFLINE=1, THREADS=10)
+    (pid,) = service.worker_pids()
+    requests_ = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 2000
+    with ExitStack() as stack:
+        for _ in range(20):
+            caller = stack.enter_context(service.connect(buffer_bytes=4096))
+            caller.setblocking(False)
+            caller.send(requests_)
+        service.until(lambda: is_idle(pid))  # what it can say to them is said
+        assert all(is_healthy(service) for _ in range(20))
+        assert service.post(ask()).elapsed.total_seconds() < AT_ONCE_S
+
+
+def is_idle(pid: int) -> bool:
+    before = cpu_s(pid)
+    time.sleep(0.3)
+    return cpu_s(pid) - before < 0.05
+
+
 def test_a_body_in_a_million_chunks_costs_little(service: Service) -> None:
     (pid,) = service.worker_pids()
     before = cpu_s(pid)
