@@ -111,10 +111,10 @@ def _usage(counts: Any, known: Usage = NOTHING) -> Usage:
         count(prompt.get("cached_tokens")),
         count(completion.get("reasoning_tokens")),
     )
-    names = Usage.__slots__
-    return Usage(
-        *(new or getattr(known, name) or new for new, name in zip(told, names, strict=True))
-    )
+    if known is NOTHING:
+        return Usage(*told)
+    before = [getattr(known, name) for name in Usage.__slots__]
+    return Usage(*(new or old or new for new, old in zip(told, before, strict=True)))
 
 
 class _Reader(StreamReader):

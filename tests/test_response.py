@@ -5,6 +5,7 @@ import re
 import socket
 from http.client import HTTPResponse, IncompleteRead
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,8 +33,9 @@ class Wire(socket.socket):
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = list(pieces)
 
-    def makefile(self, *_args: object, **_more: object) -> io.BufferedReader:  # type: ignore[override]
-        return io.BufferedReader(Pieces(self.pieces))
+    def makefile(self, *_args: object, buffering: int = -1, **_more: object) -> Any:
+        raw = Pieces(self.pieces)
+        return io.BufferedReader(raw) if buffering else raw
 
 
 class Pieces(io.RawIOBase):

@@ -49,13 +49,12 @@ class Endpoint:
 class Exchange:
     """One attempt of a call; a context manager that closes the answer. Raises Failure."""
 
-    _response: BaseHTTPResponse
+    _response: BaseHTTPResponse = None  # type: ignore[assignment]  # until send()
 
     def __init__(self, endpoint: Endpoint, call: Call, *, is_stream: bool, is_new: bool) -> None:
         self._endpoint = endpoint
         self._call = call
         self._table = READING_STREAM if is_stream else READING_DOCUMENT
-        self._open = contextlib.ExitStack()
         settings, time_left_s = endpoint.settings, call.watch.time_left_s
         # A full answer is rightly silent until it is there, so only the total bounds it; the
         # watchdog keeps the total, and the second on top leaves the verdict to it.
@@ -71,7 +70,8 @@ class Exchange:
         self.close()
 
     def close(self) -> None:
-        self._open.close()
+        if self._response is not None:
+            self._response.close()
 
     def send(self, body: dict[str, Any] | None, url: str | None = None) -> None:
         """POST the body, or GET where there is none, and read the head of the answer, a 200."""
@@ -96,7 +96,6 @@ class Exchange:
             verify=endpoint.settings.upstream_ca_bundle or True,
             proxies=endpoint.proxies,
         ).raw
-        self._open.callback(self._response.close)
         answered = self._response.headers
         call.upstream_status = self._response.status
         call.provider_request_id = plain_id(answered.get(vendor.request_id_header))

@@ -17,10 +17,9 @@ class ProviderResponse(HTTPResponse):
     here, and one write to the caller.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._socket_reads = _SocketReads(self.fp.detach())
-        self.fp = io.BufferedReader(self._socket_reads)
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        self._socket_reads = _SocketReads(sock)
+        super().__init__(self._socket_reads, *args, **kwargs)  # type: ignore[arg-type]
 
     def begin(self) -> None:
         """Read the final head, past all interim ones: http.client knows 100 only.
@@ -59,14 +58,19 @@ class _SocketReads(io.RawIOBase):
 
     are_shut = False
 
-    def __init__(self, raw: io.RawIOBase) -> None:
-        self._raw = raw
+    def __init__(self, sock: Any) -> None:
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """What http.client reads from: it asks its socket for it."""
+        return io.BufferedReader(self)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        return None if self.are_shut else self._raw.readinto(buffer)
+        read: int | None = None if self.are_shut else self._raw.readinto(buffer)
+        return read
 
     def close(self) -> None:
         super().close()
