@@ -13,7 +13,7 @@ from typing import Any
 
 from chat.redis_store import redis_at
 from chat.sqlite_store import SQLite
-from chat.stores import UNLIMITED, Counter, Store
+from chat.stores import Counter, Store
 from core import errors
 from core.errors import ServiceError
 from core.limit import Limit
@@ -37,6 +37,8 @@ class Limits:
         self, settings: Settings, price: Price, clock: Callable[[], float] = time.time
     ) -> None:
         self.limits = settings.limits
+        self._most = {one: int(one.number * PARTS[one.unit]) for one in settings.limits}
+        self._has_dollars = any(limit.unit == "USD" for limit in settings.limits)
         self._price = price
         self.clock = clock
         self.store = Store(_connector(settings)) if settings.limits else None
@@ -46,45 +48,40 @@ class Limits:
         if self.store is None:
             return
         now = self.clock()
-        counters = self._counters({"caller": caller, "brand": brand_id}, now)
-        for limit, counter in counters.items():
-            if limit.unit == "calls":
-                counters[limit] = counter._replace(adds=1)
-        if counters:
-            full = self.store.take(list(counters.values()), now)
-            if full is not None:
-                limit = list(counters)[full]
-                raise _refusal(limit, counters[limit].ends, now)
+        found = self._counters(caller, brand_id, {"calls": 1}, now)
+        full = self.store.take([counter for _, counter in found], now) if found else None
+        if full is not None:
+            limit, counter = found[full]
+            raise _refusal(limit, counter.ends, now)
 
     def count(self, caller: str, brand_id: str, record: Mapping[str, Any]) -> bool:
         """Add what a call has used; False if a dollar limit could not count it without a price."""
         if self.store is None:
             return True
-        now = self.clock()
-        counters = self._counters({"caller": caller, "brand": brand_id}, now)
-        units = {limit.unit for limit in counters}
-        tokens = _tokens(record) if units & {"tokens", "USD"} else 0
-        price = self._price(record) if tokens and "USD" in units else 0.0
-        adds = {"tokens": tokens, "USD": round((price or 0.0) * PARTS["USD"]), "calls": 0}
-        adding = [
-            counter._replace(most=UNLIMITED, adds=adds[limit.unit])
-            for limit, counter in counters.items()
-            if adds[limit.unit]
-        ]
+        now, tokens = self.clock(), _tokens(record)
+        if not tokens:
+            return True
+        price = self._price(record) if self._has_dollars else None
+        adds = {"tokens": tokens, "USD": round((price or 0.0) * PARTS["USD"])}
+        found = self._counters(caller, brand_id, adds, now)
+        adding = [Counter(ends, key, adds=add) for _, (ends, key, _, add) in found if add]
         if adding:
             self.store.take(adding, now)
-        return price is not None
+        return price is not None or all(limit.unit != "USD" for limit, _ in found)
 
-    def _counters(self, names: Mapping[str, str], now: float) -> dict[Limit, Counter]:
+    def _counters(
+        self, caller: str, brand_id: str, adds: Mapping[str, int], now: float
+    ) -> list[tuple[Limit, Counter]]:
         """What a call is counted by; where two limits look at one number, the lower decides."""
         found: dict[str, tuple[Limit, Counter]] = {}
-        for limit in self.limits:
-            name = names[limit.scope]
-            if limit.name in (None, name):
-                key, most = counter_key(limit, name), int(limit.number * PARTS[limit.unit])
+        for limit, most in self._most.items():
+            name = brand_id if limit.scope == "brand" else caller
+            if limit.name is None or limit.name == name:
+                key = counter_key(limit, name)
                 if key not in found or most < found[key][1].most:
-                    found[key] = limit, Counter(window_end(limit.window, now), key, most)
-        return dict(found.values())
+                    ends = window_end(limit.window, now)
+                    found[key] = limit, Counter(ends, key, most, adds.get(limit.unit, 0))
+        return list(found.values())
 
 
 def counter_key(limit: Limit, name: str) -> str:

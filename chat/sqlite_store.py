@@ -4,9 +4,10 @@ import os
 import sqlite3
 import threading
 import time
+from functools import cache
 from typing import Any
 
-from chat.stores import PATIENCE_S, Counter
+from chat.stores import PATIENCE_S, UNLIMITED, Counter
 
 _PAUSE_S = 0.002
 _CLEAN_ROWS = 500  # a millisecond or so
@@ -15,14 +16,21 @@ _TABLE = (
     " PRIMARY KEY (ends, key)) WITHOUT ROWID"
 )
 _FULL = "SELECT ends, key FROM counters WHERE ends = ? AND key = ? AND used >= ?"
-_ADD = (
-    "INSERT INTO counters SELECT * FROM (VALUES {}) WHERE {}"
-    " ON CONFLICT DO UPDATE SET used = used + excluded.used"
-)
 _CLEAN = (
     "DELETE FROM counters WHERE (ends, key) IN"
     " (SELECT ends, key FROM counters WHERE ends <= ? LIMIT ?)"
 )
+
+
+@cache
+def _add(rows: int, bounds: int) -> str:
+    """The statement that adds to so many counters, if none of so many is full."""
+    values = ", ".join(["(?, ?, ?)"] * rows)
+    none_is_full = " AND ".join([f"NOT EXISTS ({_FULL})"] * bounds) or "TRUE"
+    return (  # made of these constants alone
+        f"INSERT INTO counters SELECT * FROM (VALUES {values}) WHERE {none_is_full}"  # noqa: S608
+        " ON CONFLICT DO UPDATE SET used = used + excluded.used"
+    )
 
 
 class SQLite:
@@ -48,15 +56,13 @@ class SQLite:
 
     def take(self, counters: list[Counter], now: float) -> int | None:
         self._clean(now)
-        limits = [value for ends, key, most, _ in counters for value in (ends, key, most)]
-        adding = [(ends, key, adds) for ends, key, _, adds in counters if adds]
-        if adding:
-            rows = ", ".join(["(?, ?, ?)"] * len(adding))
-            none_full = " AND ".join([f"NOT EXISTS ({_FULL})"] * len(counters))
-            values = [value for row in adding for value in row]
-            if self._run(_ADD.format(rows, none_full), values + limits)[1]:
-                return None
-        full, _ = self._run(" UNION ALL ".join([_FULL] * len(counters)), limits)
+        bounds = [
+            v for ends, key, most, _ in counters if most < UNLIMITED for v in (ends, key, most)
+        ]
+        adding = [v for ends, key, _, adds in counters if adds for v in (ends, key, adds)]
+        if adding and self._run(_add(len(adding) // 3, len(bounds) // 3), adding + bounds)[1]:
+            return None
+        full, _ = self._run(" UNION ALL ".join([_FULL] * (len(bounds) // 3)), bounds)
         keys = [(counter.ends, counter.key) for counter in counters]
         return keys.index(full[0]) if full else None
 

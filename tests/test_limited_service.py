@@ -25,7 +25,7 @@ from tests.conftest import (
     pointed_at,
 )
 from tests.redis_server import RedisServer
-from tests.upstream import CUT, STALL, Upstream, refuse, say
+from tests.upstream import CUT, STALL, Upstream, body, openai_completion, refuse, say
 
 Start = Callable[..., Service]
 
@@ -236,3 +236,20 @@ def test_openai_node_gives_up_at_once_where_a_budget_is_spent(
     )
     assert run.stdout.strip() == "429", run.stderr
     assert len(spent.records(2)) == 2
+
+
+def test_a_dollar_limit_says_which_models_have_no_price(
+    start: Start, upstream: Upstream, tmp_path: Path
+) -> None:
+    service = start(
+        **pointed_at(upstream),
+        LIMITS="brand loop 5 USD/month",
+        LIMITS_FILE=str(tmp_path / "limits.sqlite3"),
+        MODEL_ALIASES="gpt-4o=gpt-of-tomorrow",
+    )
+    (line,) = [json.loads(line) for line in service.log.splitlines() if "unpriced_models" in line]
+    assert line["models"] == ["gpt-4o"]
+    answer = openai_completion("Hi") | {"model": "gpt-of-tomorrow"}
+    upstream.replies.append(body(json.dumps(answer)))
+    assert service.record_of(service.post(ask(GPT)))["unpriced"] is True
+    assert service.record_of(service.post(ask(CLAUDE)))["unpriced"] is None
