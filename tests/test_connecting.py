@@ -80,7 +80,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
             over.wait(30)
             raise socket.gaierror(socket.EAI_AGAIN, "late")
         if found:
-            return [(2, 1, 6, "", (address, port)) for address in found]
+            # (IPv6 as it is where the system has none.)
+            families = {True: socket.AF_INET, False: 99}
+            return [(families["." in at], 1, 6, "", (at, port)) for at in found]
         return really(host, port, *rest, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
@@ -199,7 +201,7 @@ def test_an_address_that_is_dead_leaves_time_for_the_next(
     names: dict[str, Any], upstream: Upstream
 ) -> None:
     with nobody_lets_in() as (hosts, _port):
-        names["both.test"] = ["127.0.0.99", hosts[0], "127.0.0.1"]
+        names["both.test"] = ["::1", "127.0.0.99", hosts[0], "127.0.0.1"]
         call, error = asked(provider_at(f"http://both.test:{upstream.port}"))
     assert error is None
     assert call.attempts == 1

@@ -86,19 +86,21 @@ class _Connection(HTTPConnection):
         addresses = lookup(self.host.strip("[]"), self.port, sending.watch, limit.deadline)
         error: OSError = TimeoutError()
         for tried, (family, kind, protocol, _name, address) in enumerate(addresses):
-            sock = socket.socket(family, kind, protocol)
-            # TLS takes the descriptor away from `sock`; a second one stays, to shut it down by.
-            handle = held.enter_context(sock.dup())
-            for watch in (limit, sending.watch):
-                watch.on_end(functools.partial(shut_down, handle))
+            sock = None
             try:
+                sock = socket.socket(family, kind, protocol)
+                # TLS takes the descriptor away from `sock`; a second one is kept to shut it down.
+                handle = held.enter_context(sock.dup())
+                for watch in (limit, sending.watch):
+                    watch.on_end(functools.partial(shut_down, handle))
                 for option in self.socket_options or ():
                     sock.setsockopt(*option)
                 sock.settimeout(max(0.001, limit.time_left_s / (len(addresses) - tried)))
                 sock.connect(address)
             except OSError as failure:
-                sock.close()
                 error = failure
+                if sock is not None:
+                    sock.close()
             else:
                 sock.settimeout(sending.connect_timeout_s)
                 return sock
