@@ -115,6 +115,8 @@ class Connection(TConn):
         self.is_head_too_large = False
         self.unread_bytes = MAX_UNREAD_BYTES
         self._head = bytearray()
+        self._room = select.poll()
+        self._room.register(sock, select.POLLOUT)
 
     def begin_request(self) -> None:
         """Look for another request in what has come with the last one."""
@@ -134,9 +136,7 @@ class Connection(TConn):
 
     def takes_answers(self) -> bool:
         """Whether an answer of a few pages could be written without waiting for the caller."""
-        poll = select.poll()
-        poll.register(self.sock, select.POLLOUT)
-        return bool(poll.poll(0))
+        return bool(self._room.poll(0))
 
     def discard(self) -> bool:
         """Whether the peer may send more, when what has come was thrown away."""
