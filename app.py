@@ -3,7 +3,6 @@
 import errno
 import json
 import re
-import socket
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,11 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 import reference
 import schemas
 from chat import answers
+from chat.body import receive
 from chat.call import ChatCall, ChatService
 from chat.limits_table import limits_command
 from chat.request import ChatBody, read
-from core import errors, records, watchdog
+from core import errors, records
 from core.access import Caller, identify
 from core.errors import CallerLeft, ServiceError
 from core.settings import Settings, load
@@ -73,11 +73,11 @@ def chat_completions() -> Response:
     """A chat completion, as JSON or, when `stream` is true, as server-sent events."""
     service, environ = _service(), request.environ
     caller_socket = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
-    body = read(_read_body(service.settings, caller_socket), _fields_in_headers(environ))
+    data = receive(environ, request.stream, caller_socket, service.settings)
+    body = read(data, _fields_in_headers(environ))
     trace = _TRACEPARENT.fullmatch(environ.get("HTTP_TRACEPARENT", ""))
-    trace_id = trace and trace[1]
     with ChatCall(
-        service, body, g.caller, caller_socket, request_id=g.request_id, trace_id=trace_id
+        service, body, g.caller, caller_socket, request_id=g.request_id, trace_id=trace and trace[1]
     ) as call:
         g.has_record = True
         if body.fields["stream"]:
@@ -129,12 +129,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application, with the settings of the environment if none are given."""
     settings = settings or load()
     settings.require_models(schemas.DOCUMENTS["request"]["properties"]["model"]["enum"])
-    _tell_flask_run(settings)
     app = Flask(__name__, static_folder=None)
     app.response_class = ServiceResponse
     app.url_map.merge_slashes = False  # a POST to /v1//… is a 404, not a redirect
     app.extensions["chat"] = service = ChatService(settings, cost_of)
-    _tell_unpriced(service)
+    _tell_start(service)
     app.register_blueprint(api)
     app.register_blueprint(reference.blueprint)
     app.cli.add_command(usage_command)
@@ -143,25 +142,24 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _tell_flask_run(settings: Settings) -> None:
-    """Where gunicorn.conf.py does not: under `flask run`, which has no hook for it."""
-    command = click.get_current_context(silent=True)
-    if command and command.info_name == "run":
-        for line in [*settings.warnings(), settings.callers()]:
-            click.echo(line, err=True)  # not among the records of `flask usage`
+def _tell_start(service: ChatService) -> None:
+    """Where a server starts, say what its operator should know; under gunicorn, its own hook does.
 
-
-def _tell_unpriced(service: ChatService) -> None:
-    """Log the models that no dollar limit can count, where a server starts."""
-    command = click.get_current_context(silent=True)
+    Not where another command of Flask's runs, whose output is its own.
+    """
+    command, settings = click.get_current_context(silent=True), service.settings
     if command and command.info_name != "run":
         return
-    aliases = service.settings.model_aliases
-    if any(limit.unit == "USD" for limit in service.settings.limits):
-        models = {name: aliases.get(name, name) for name in service.providers}
-        names = [n for n, m in models.items() if not is_priced(service.providers[n].name, m)]
-        if names:
-            records.log("unpriced_models", models=names, effect="dollar limits do not count them")
+    if command:
+        for line in [*settings.warnings(), settings.callers()]:
+            click.echo(line, err=True)  # not among the records of `flask usage`
+    if any(limit.unit == "USD" for limit in settings.limits):
+        models = {name: settings.model_aliases.get(name, name) for name in service.providers}
+        owners = {name: provider.name for name, provider in service.providers.items()}
+        unpriced = [name for name, model in models.items() if not is_priced(owners[name], model)]
+        if unpriced:
+            effect = "dollar limits do not count them"
+            records.log("unpriced_models", models=unpriced, effect=effect)
 
 
 def _service() -> ChatService:
@@ -193,35 +191,6 @@ def _fields_in_headers(environ: "WSGIEnvironment") -> dict[str, str]:
     }
 
 
-def _read_body(settings: Settings, caller_socket: socket.socket | None) -> bytes:
-    environ = request.environ
-    coding = environ.get("HTTP_CONTENT_ENCODING") or "identity"
-    framing = environ.get("HTTP_TRANSFER_ENCODING") or "chunked"
-    if coding.lower() != "identity" or framing.lower() != "chunked":
-        text = "The body must not be compressed: send it without Content-Encoding."
-        raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
-    limit, length = settings.max_body_bytes, request.content_length or 0
-    with watchdog.watch_arrival(caller_socket, settings.arrival_timeout_s):
-        body = _arrived_body(limit + 1) if length <= limit else b""
-    if max(length, len(body or b"")) > limit:
-        raise ServiceError(errors.BODY_TOO_LARGE, f"The body is larger than {limit} bytes.")
-    if body is None or len(body) < length:
-        text = "The body ended or stalled before it was complete, or its chunks are malformed."
-        raise ServiceError(errors.INCOMPLETE_BODY, text)
-    return body
-
-
-def _arrived_body(most: int) -> bytes | None:
-    """`most` bytes of the body, or as far as it came; None if its framing is broken."""
-    stream, body = request.stream, bytearray()
-    try:
-        while len(body) < most and (read := stream.read(most - len(body))):
-            body += read
-    except Exception:  # the server's own, of which it has many
-        return None
-    return bytes(body)
-
-
 def _tell_changes(response: Response, body: ChatBody, adjusted: dict[str, Any]) -> None:
     """Say in headers what of the request did nothing, or something else than it says."""
     if body.ignored:
@@ -235,8 +204,7 @@ def _tell_changes(response: Response, body: ChatBody, adjusted: dict[str, Any]) 
 
 
 def _no_answer() -> Iterator[bytes]:
-    """Has the server close the connection: who closed only one side of it shall not read an answer
-    that is none."""
+    """Has the server close the connection: a caller who half closed it reads no made-up answer."""
     raise BrokenPipeError(errno.EPIPE, "the caller left")
     yield b""
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from itertools import islice
 from typing import Any
 
 from providers.base import (
@@ -52,7 +51,9 @@ class Offline(Provider):
         text = INTRODUCTION + asked[-1]
         count = end = 0
         # One by one: a list of all would take a gigabyte for 8 MB of short words.
-        for token in islice(_TOKEN.finditer(text), body["max_tokens"]):
+        for token in _TOKEN.finditer(text):
+            if count == body["max_tokens"]:
+                break
             count, end = count + 1, token.end()
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         usage = Usage(sum(1 for each in said for _ in _TOKEN.finditer(each)), count)
