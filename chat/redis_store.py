@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import redis
+
 from chat.stores import PATIENCE_S, Counter
 
 # One name in braces, so that a cluster's proxy finds all keys in one place.
@@ -34,8 +36,6 @@ return 0
 
 def redis_at(url: str, ca_bundle: str | None) -> Callable[[], "Redis"]:
     """What connects to the Redis at a URL; `ca_bundle` is a file, or "any" for any certificate."""
-    import redis  # half a second and 6 MiB, for those who use it; before the workers fork
-
     tls: dict[str, Any] = {}
     if url.startswith("rediss:") and ca_bundle is not None:
         tls = {"ssl_cert_reqs": "none"} if ca_bundle == "any" else {"ssl_ca_certs": ca_bundle}

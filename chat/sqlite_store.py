@@ -4,6 +4,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -55,38 +56,48 @@ class SQLite:
         self._inode = os.stat(path).st_ino
 
     def take(self, counters: list[Counter], now: float) -> int | None:
-        self._clean(now)
-        bounds = [
-            v for ends, key, most, _ in counters if most < UNLIMITED for v in (ends, key, most)
-        ]
-        adding = [v for ends, key, _, adds in counters if adds for v in (ends, key, adds)]
-        if adding and self._run(_add(len(adding) // 3, len(bounds) // 3), adding + bounds)[1]:
-            return None
-        full, _ = self._run(" UNION ALL ".join([_FULL] * (len(bounds) // 3)), bounds)
+        tries = self._tries()
+        self._clean(now, tries)
+        bounded = [counter for counter in counters if counter.most < UNLIMITED]
+        bounds = [value for ends, key, most, _ in bounded for value in (ends, key, most)]
+        rows = [(ends, key, adds) for ends, key, _, adds in counters if adds]
+        if rows:
+            values = [value for row in rows for value in row]
+            if self._run(_add(len(rows), len(bounded)), values + bounds, tries)[1]:
+                return None
+        full, _ = self._run(" UNION ALL ".join([_FULL] * len(bounded)), bounds, tries)
         keys = [(counter.ends, counter.key) for counter in counters]
         return keys.index(full[0]) if full else None
 
     def known(self, now: float) -> dict[tuple[int, str], int]:
-        rows, _ = self._run("SELECT ends, key, used FROM counters WHERE ends > ?", [now])
+        rows, _ = self._run(
+            "SELECT ends, key, used FROM counters WHERE ends > ?", [now], self._tries()
+        )
         return {(ends, key): used for ends, key, used in rows}
 
     def delete(self, counters: list[Counter]) -> None:
         for ends, key, *_ in counters:
-            self._run("DELETE FROM counters WHERE ends = ? AND key = ?", [ends, key])
+            self._run("DELETE FROM counters WHERE ends = ? AND key = ?", [ends, key], self._tries())
 
-    def _clean(self, now: float) -> None:
+    def _clean(self, now: float, tries: Iterator[int]) -> None:
         """Once a minute, or as long as there is more: remove windows that have ended."""
         if now < self._clean_at:
             return
         if os.stat(self._path).st_ino != self._inode:
             raise sqlite3.OperationalError("the file was replaced")
-        _, removed = self._run(_CLEAN, [now, _CLEAN_ROWS])
+        _, removed = self._run(_CLEAN, [now, _CLEAN_ROWS], tries)
         self._clean_at = now if removed == _CLEAN_ROWS else now + 60
 
-    def _run(self, statement: str, values: list[Any]) -> tuple[list[Any], int]:
+    def _tries(self) -> Iterator[int]:
+        """How often, in all, one look or addition may find the file held by another process."""
+        return iter(range(round(self.patience_s / _PAUSE_S)))
+
+    def _run(
+        self, statement: str, values: list[Any], tries: Iterator[int]
+    ) -> tuple[list[Any], int]:
         """Its rows, and how many it changed; where another process holds the file, tried again."""
         # Counted in tries, not by a clock: that this process is busy is no reason to give up.
-        for _ in range(round(self.patience_s / _PAUSE_S)):
+        for _ in tries:
             try:
                 with self._lock:
                     cursor = self._file.execute(statement, values)

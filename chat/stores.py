@@ -5,7 +5,6 @@ a call, or make one wait longer than 50 ms.
 """
 
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -48,9 +47,17 @@ class Store:
 
     def __init__(self, connect: Callable[[], Backend]) -> None:
         self.connect = connect
+        self._backend: Backend | None = None
         self._forget()
         # A worker connects as soon as it is there, so that its first calls need not wait.
         os.register_at_fork(after_in_child=self._start_again)
+
+    def open(self) -> None:
+        """Connect now, however long it takes; a line says if it cannot be done."""
+        try:
+            self._backend = self.connect()
+        except Exception as error:  # as in take()
+            self._tell_gone(reason_of(error))
 
     def take(self, counters: list[Counter], now: float) -> int | None:
         """As Backend.take(); None, too, where the store is out of reach."""
@@ -68,7 +75,7 @@ class Store:
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._backend: Backend | None = None
+        self._backend = None
         self._connecting: threading.Thread | None = None
         self._ask_again_at = 0.0
         self._gone_since: float | None = None
@@ -96,14 +103,8 @@ class Store:
             if self._backend is None and not busy and time.monotonic() >= self._ask_again_at:
                 self._ask_again_at = time.monotonic() + ASK_AGAIN_S
                 # In a thread, for looking up a name has no time limit.
-                self._connecting = threading.Thread(target=self._try_to_connect, daemon=True)
+                self._connecting = threading.Thread(target=self.open, daemon=True)
                 self._connecting.start()
-
-    def _try_to_connect(self) -> None:
-        try:
-            self._backend = self.connect()
-        except Exception as error:  # as in take()
-            self._tell_gone(reason_of(error))
 
     def _lose(self, backend: Backend, error: Exception) -> None:
         with self._lock:
@@ -127,4 +128,4 @@ class Store:
 
 def reason_of(error: Exception) -> str:
     """What is wrong, in words that hold no secret: SQLite's are fixed, others may quote a URL."""
-    return str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
+    return str(error) if type(error).__module__ == "sqlite3" else type(error).__name__

@@ -55,7 +55,10 @@ def make(store: dict[str, str]) -> Make:
     """Makes limits, as another process would have them, over the same store."""
 
     def make_limits(text: str, clock: Any = time.time) -> Limits:
-        return Limits(Settings.read({"LIMITS": text, **store}), price, clock)
+        limits = Limits(Settings.read({"LIMITS": text, **store}), price, clock)
+        assert limits.store is not None
+        limits.store.open()
+        return limits
 
     return make_limits
 
