@@ -1,4 +1,4 @@
-"""The server's settings, as gunicorn reads them; its worker is in worker.py."""
+"""The server's settings, as gunicorn reads them; its worker is in server/."""
 
 import gc
 import os
@@ -42,7 +42,7 @@ graceful_timeout = settings.grace_timeout_s
 keepalive = 100
 limit_request_line = 4094
 limit_request_fields = 64
-# Above the 8 KB of Heroku's router, so that a giant token is a 401; worker.py bounds it all.
+# Above the 8 KB of Heroku's router, so that a giant token is a 401; server/connections.py bounds all of them.
 limit_request_field_size = 32_768
 # The scheme is only shown, and read in server/connections.py. Nobody in front may say more.
 forwarded_allow_ips = "*"  # or gunicorn would parse each address
