@@ -42,7 +42,7 @@ graceful_timeout = settings.grace_timeout_s
 keepalive = 100
 limit_request_line = 4094
 limit_request_fields = 64
-# Above the 8 KB of Heroku's router, so that a giant token is a 401; server/connections.py bounds all of them.
+# Above the 8 KB of Heroku's router, so that a giant token is a 401; server/ bounds all of them.
 limit_request_field_size = 32_768
 # The scheme is only shown, and read in server/connections.py. Nobody in front may say more.
 forwarded_allow_ips = "*"  # or gunicorn would parse each address
