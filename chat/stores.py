@@ -4,6 +4,7 @@ A store that fails, or does not answer soon, is left alone for a while: nothing 
 a call, or make one wait longer than 50 ms.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -91,8 +92,9 @@ class Store:
         """The connection, if it is there soon; no call waits for a store that has been lost."""
         self._begin_to_connect()
         connecting = self._connecting
-        if connecting is not None and self._gone_since is None:
-            connecting.join(PATIENCE_S)
+        if self._gone_since is None:
+            if connecting is not None:
+                connecting.join(PATIENCE_S)
             if self._backend is None:
                 self._tell_gone("no connection yet")
         return self._backend
@@ -103,14 +105,17 @@ class Store:
             if self._backend is None and not busy and time.monotonic() >= self._ask_again_at:
                 self._ask_again_at = time.monotonic() + ASK_AGAIN_S
                 # In a thread, for looking up a name has no time limit.
-                self._connecting = threading.Thread(target=self.open, daemon=True)
-                self._connecting.start()
+                thread = threading.Thread(target=self.open, daemon=True)
+                with contextlib.suppress(RuntimeError):  # the system gives no more threads
+                    thread.start()
+                    self._connecting = thread
 
     def _lose(self, backend: Backend, error: Exception) -> None:
         with self._lock:
-            if self._backend is backend:
-                self._backend = None
-                self._ask_again_at = time.monotonic() + ASK_AGAIN_S
+            if self._backend is not backend:
+                return  # another call has said so
+            self._backend = None
+            self._ask_again_at = time.monotonic() + ASK_AGAIN_S
         self._tell_gone(reason_of(error))
 
     def _tell_gone(self, reason: str) -> None:

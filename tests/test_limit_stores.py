@@ -307,6 +307,18 @@ def test_no_call_waits_long_for_a_name_that_is_looked_up(
     assert len(lines()) == 1
 
 
+def test_where_the_system_gives_no_thread_calls_pass(
+    tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    counted = unconnected(LIMITS_FILE=str(tmp_path / "limits.sqlite3"))
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert passed(counted, 9) == 9
+    assert states(lines) == ["gone"]
+
+
 def test_redis_is_reached_over_tls_with_any_certificate_or_that_of_an_authority(
     tmp_path: Path, lines: Lines
 ) -> None:
