@@ -17,7 +17,7 @@ from typing import Any
 from gunicorn.http.errors import LimitRequestHeaders
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
-from core import watchdog
+from core import records, watchdog
 from core.settings import load
 from server.connections import Connection
 from server.refusals import refuse
@@ -37,6 +37,8 @@ NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # Python's own limits on nesting are made for stacks of this size; small systems give 1 MiB or
 # less, and JSON of 5,000 levels then ended the worker. Only what is used takes memory.
 STACK_BYTES = 8 * 2**20
+# How often a worker says what it has in hand, if it has anything.
+LOAD_INTERVAL_S = 60.0
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 
 
@@ -59,6 +61,7 @@ class Worker(ThreadWorker):
         # For a request's head, then its body, to arrive, and for a write to be taken.
         self.arrival_timeout_s = load().arrival_timeout_s
         self.max_keepalived = self.worker_connections  # the oldest makes room for a new one
+        self._tell_load_at = time.monotonic() + LOAD_INTERVAL_S
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -77,6 +80,16 @@ class Worker(ThreadWorker):
     def get_thread_pool(self) -> Threads:
         threading.stack_size(STACK_BYTES)
         return Threads(self.cfg.threads)
+
+    def notify(self) -> None:
+        """Tell the master that this worker lives and, once a minute, the operator what it does."""
+        super().notify()
+        if time.monotonic() < self._tell_load_at:
+            return
+        self._tell_load_at = time.monotonic() + LOAD_INTERVAL_S
+        for name, value in records.log_load().items():
+            if self.cfg.statsd_host:  # gunicorn's log sends it
+                self.log.gauge(f"gateway.{name}.{self.pid}", value)
 
     # Connections: in the main loop, without waiting for any of them.
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from core import records
+from tests.conftest import Service, ask, pointed_at, server_after
+from tests.upstream import Upstream, say
 
 PIPE_ROOM = 65_536
 
@@ -98,3 +100,26 @@ def test_what_a_process_has_in_hand_is_written_where_it_is_not_zero(
     records.log_load()
     (line,) = lines_of(output[1])
     assert (line["event"], line["calls"], line["lost_lines"]) == ("load", 3, 0)
+
+
+def test_a_worker_says_once_a_minute_what_it_has_in_hand(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    go_on = threading.Event()
+    upstream.replies.append(say("Hel", go_on, "lo"))
+    often = server_after("import server.worker; server.worker.LOAD_INTERVAL_S = 0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+        statsd.settimeout(10)
+        statsd.bind(("127.0.0.1", 0))
+        command = (*often, "--statsd-host", f"127.0.0.1:{statsd.getsockname()[1]}")
+        with (
+            Service(tmp_path / "log", *command, **pointed_at(upstream)) as service,
+            service.send(ask(stream=True)),
+        ):
+            service.until(lambda: '"event": "load"' in service.log)
+            line = next(line for line in service.log.splitlines() if '"load"' in line)
+            assert json.loads(line).items() >= {"calls": 1, "lost_lines": 0}.items()
+            wanted = f"gateway.calls.{service.worker_pids()[0]}:1|g"
+            while wanted not in statsd.recv(1000).decode():
+                pass
+            go_on.set()
