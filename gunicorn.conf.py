@@ -7,7 +7,8 @@ from typing import Any
 
 from core.settings import load
 from server import log, options
-from server.worker import Worker, block_stop_signals
+from server.signals import block_stop_signals
+from server.worker import Worker
 
 log.prepare()
 settings = load()

@@ -71,7 +71,7 @@ class Settings:
         "For a stream in all: the longest answer at 140 tokens a second.")
     arrival_timeout_s: float = _setting(
         15.0, seconds(0.1, 300),
-        "For a request's headers, then for its body, to arrive: slower callers hold a thread.")
+        "For a request's headers, then its body, to arrive, and for each write to be taken.")
     grace_timeout_s: int = _setting(
         25, whole(1, 3600, "a whole number of seconds"),
         "From SIGTERM to exit: below the 30 s after which Heroku kills.")

@@ -4,13 +4,11 @@ import contextlib
 import errno
 import os
 import selectors
-import signal
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -21,6 +19,8 @@ from core import records, watchdog
 from core.settings import load
 from server.connections import Connection
 from server.refusals import refuse
+from server.signals import let_stop_signals_through
+from server.threads import Threads
 
 # Calls still running this long before the end of the grace get an error event, not a torn body.
 ERRORS_BEFORE_END_S = 4
@@ -34,21 +34,7 @@ MAX_HESITATION_S = 1e-3
 # No descriptor is left, and the connection stays in the queue: asking again at once would spin.
 NO_DESCRIPTOR_PAUSE_S = 0.02
 NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-# Python's own limits on nesting are made for stacks of this size; small systems give 1 MiB or
-# less, and JSON of 5,000 levels then ended the worker. Only what is used takes memory.
-STACK_BYTES = 8 * 2**20
-# How often a worker says what it has in hand, if it has anything.
 LOAD_INTERVAL_S = 60.0
-STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
-
-
-class Threads(ThreadPoolExecutor):
-    """A pool that makes do with the threads it has where the system gives no more."""
-
-    def _adjust_thread_count(self) -> None:
-        # By now the work is queued: a thread that is there will take it.
-        with contextlib.suppress(RuntimeError):
-            super()._adjust_thread_count()
 
 
 class Worker(ThreadWorker):
@@ -75,10 +61,9 @@ class Worker(ThreadWorker):
 
     def init_signals(self) -> None:
         super().init_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        let_stop_signals_through()
 
     def get_thread_pool(self) -> Threads:
-        threading.stack_size(STACK_BYTES)
         return Threads(self.cfg.threads)
 
     def notify(self) -> None:
@@ -263,13 +248,3 @@ class Worker(ThreadWorker):
     def handle_quit(self, sig: int, frame: Any) -> None:
         watchdog.stop_at(time.monotonic())
         super().handle_quit(sig, frame)
-
-
-def block_stop_signals() -> None:
-    """Called before a fork: until the worker handles them, they would be lost (gunicorn #1910)."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-
-
-os.register_at_fork(
-    after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, STOP_SIGNALS)
-)

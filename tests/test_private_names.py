@@ -105,6 +105,7 @@ NAMES: dict[str, tuple[str | None, str]] = {
     # and the stop.
     "gunicorn.workers.gthread.ThreadWorker.init_process": ("self", "a CPU for each worker"),
     "gunicorn.workers.base.Worker.init_signals": ("self", "no stop signal lost"),
+    "gunicorn.workers.base.Worker.notify": ("self", "what a worker has in hand, once a minute"),
     "gunicorn.workers.gthread.ThreadWorker.set_accept_enabled": (
         "self enabled",
         "new callers are refused at once by a worker that stops",
