@@ -103,6 +103,22 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     assert "Authorization" in capsys.readouterr().out
 
 
+def test_what_the_readme_says_is_ignored_is_and_what_it_says_is_refused_is(
+    offline_service: Service,
+) -> None:
+    said = (ROOT / "README.md").read_text().split("**Text only.**")[1].split("\n- ")[0]
+    refused, ignored = said.split("400.")
+    ignored = ignored.split("do nothing here")[0]
+    assert "image" in refused
+    assert "image" not in ignored
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    messages = [{"role": "user", "content": [image]}]
+    assert offline_service.post(ask(messages=messages)).status_code == 400
+    names = re.findall(r"`(\w+)`", ignored)
+    answer = offline_service.post(ask(**dict.fromkeys(names, 1)))
+    assert answer.headers["X-Ignored-Parameters"].split(", ") == names
+
+
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) < 6_500
 
