@@ -116,6 +116,9 @@ class Settings:
         """
         values: dict[str, Any] = {"misspelt": tuple(filter(_meant, environ))}
         for name, variable in VARIABLES.items():
+            if environ.get(name, "").startswith(("'", '"')):
+                # docker run --env-file keeps them, and no key or token begins with one.
+                raise SystemExit(f"{name} is wrong: its value must stand without quotes")
             try:
                 if text := environ.get(name):
                     values[variable.name] = variable.metadata["parse"](text)

@@ -353,3 +353,11 @@ def test_a_command_that_serves_nothing_says_nothing_of_it(command: list[str]) ->
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "is not set" not in done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_value_in_quotes_that_nobody_took_off_stops_the_start(name: str, quote: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        Settings.read({name: f"{quote}me:secret{quote}"})
+    assert str(stop.value) == f"{name} is wrong: its value must stand without quotes"
