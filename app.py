@@ -197,10 +197,8 @@ def _tell_changes(response: Response, body: ChatBody, adjusted: dict[str, Any]) 
         names = ", ".join(quote(name, safe="[]") for name in body.ignored)
         response.headers["X-Ignored-Parameters"] = names[:MAX_IGNORED_CHARACTERS]
     if adjusted:
-        changes = (
-            f"{name}={'default' if value is None else value}" for name, value in adjusted.items()
-        )
-        response.headers["X-Adjusted-Parameters"] = ", ".join(changes)
+        pairs = (f"{name}={'default' if sent is None else sent}" for name, sent in adjusted.items())
+        response.headers["X-Adjusted-Parameters"] = ", ".join(pairs)
 
 
 def _no_answer() -> Iterator[bytes]:
@@ -225,11 +223,13 @@ def _service_error(error: Exception) -> ServiceError:
 
 def _what_is_where(path: str) -> str:
     """What to use instead of a path that is not there, by the usual mistakes."""
-    if f"/v1{path}" in {rule.rule for rule in current_app.url_map.iter_rules()}:
-        return f"There is nothing at this path: /v1 is missing. The endpoint is {ENDPOINT}."
     if path.rstrip("/").endswith("/responses"):
         return f"The Responses API is not offered here; use chat completions: {ENDPOINT}."
-    return f"There is nothing at this path. The endpoint is {ENDPOINT}."
+    too_long = path.count("/v1") > 1 or path.count("/chat/completions") > 1
+    why = ": the base URL ends with /v1, once" if too_long else ""
+    if f"/v1{path}" in {rule.rule for rule in current_app.url_map.iter_rules()}:
+        why = ": /v1 is missing"
+    return f"There is nothing at this path{why}. The endpoint is {ENDPOINT}."
 
 
 def _error_response(error: ServiceError) -> Response:

@@ -115,6 +115,9 @@ def test_a_change_is_told_in_a_header_only_where_the_caller_asked_for_it() -> No
         ("/v1/responses/", "Responses API is not offered here"),
         ("/chat/completions", "/v1 is missing"),
         ("/models", "/v1 is missing"),
+        ("/v1/v1/chat/completions", "the base URL ends with /v1, once"),
+        ("/v1/chat/completions/chat/completions", "the base URL ends with /v1, once"),
+        ("/v1/chat/completions/v1/models", "the base URL ends with /v1, once"),
         ("/v1/completions", "There is nothing at this path."),
     ],
 )
