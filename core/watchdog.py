@@ -121,14 +121,16 @@ class Watchdog:
 
     def _run(self) -> None:
         while True:
-            watches = self._open_watches()
+            watches: list[Watch] = []
             with _survived():
+                watches = self._open_watches()
                 for watch in _callers_gone(watches):
                     watch.end(Cause.CALLER_LEFT)
             for watch in watches:
                 with _survived():
                     self._check_time(watch)
-            time.sleep(INTERVAL_S)
+            with _survived():
+                time.sleep(INTERVAL_S)
 
     def _open_watches(self) -> list[Watch]:
         """Those that are not closed, as soon as there is one."""
@@ -157,8 +159,9 @@ def _survived() -> Iterator[None]:
     """All limits rest on one thread, so nothing that goes wrong with one watch may end it."""
     try:
         yield
-    except Exception as error:
-        records.log_crash("", error)
+    except BaseException as error:  # also what others mean to end a thread or process with
+        with contextlib.suppress(Exception):
+            records.log_crash("", error)
 
 
 def _callers_gone(watches: Iterable[Watch]) -> list[Watch]:

@@ -50,10 +50,14 @@ def test_a_caller_who_closes_is_seen_on(
         assert end_of(watch) is Cause.CALLER_LEFT
 
 
+WRONG = [RuntimeError("words"), MemoryError(), SystemExit(1), KeyboardInterrupt(), GeneratorExit()]
+
+
 @pytest.mark.usefixtures("capfd")
-def test_what_goes_wrong_with_one_call_ends_no_other_s_limits() -> None:
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_what_goes_wrong_with_one_call_ends_no_other_s_limits(wrong: BaseException) -> None:
     def fail() -> None:
-        raise RuntimeError("words")
+        raise wrong
 
     watchdog = Watchdog()
     with watchdog.watch(None, 0.3) as bad, watchdog.watch(None, 0.5) as good:
@@ -64,11 +68,14 @@ def test_what_goes_wrong_with_one_call_ends_no_other_s_limits() -> None:
 
 
 @pytest.mark.usefixtures("capfd")
+@pytest.mark.parametrize("wrong", [OSError("words"), *WRONG], ids=repr)
 def test_a_system_that_cannot_poll_costs_no_time_limit(
-    monkeypatch: pytest.MonkeyPatch, pair: tuple[socket.socket, socket.socket]
+    wrong: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+    pair: tuple[socket.socket, socket.socket],
 ) -> None:
     def refuse() -> None:
-        raise OSError("words")
+        raise wrong
 
     monkeypatch.setattr(select, "poll", refuse)
     with Watchdog().watch(pair[0], 0) as watch:
