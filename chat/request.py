@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -60,6 +61,11 @@ def _one_large_body() -> Iterator[None]:
         gc.disable()
         try:
             yield
+        except Exception as error:
+            # Its frames, and those of what it comes from, would keep the document beside the next.
+            error.__context__ = None
+            traceback.clear_frames(error.__traceback__)
+            raise
         finally:
             gc.enable()
 

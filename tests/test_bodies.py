@@ -3,10 +3,14 @@
 import io
 import json
 import socket
+import tracemalloc
 from pathlib import Path
 
+import pytest
 import requests
 
+from chat.request import read
+from core.errors import ServiceError
 from tests.conftest import TOKEN, Service, ask
 from tests.inprocess import PATH, client, error_of, head_of, padded, post
 
@@ -125,3 +129,26 @@ def test_flask_run_serves_the_same_and_refuses_at_once(tmp_path: Path) -> None:
             response = requests.post(url, data=data, headers=headers, timeout=3)
             assert response.status_code == status
         assert requests.get(service.url + "/nothing", headers=good, timeout=3).status_code == 404
+
+
+OBJECTS = b"[" + b",".join([b'{"":0}'] * 100_000) + b"]"
+REFUSED = {
+    "not an object": OBJECTS,
+    "a wrong type": b'{"messages": %b}' % OBJECTS,
+    "a missing field": b'{"x": %b}' % OBJECTS,
+    "a wrong newer name": json.dumps(ask(max_completion_tokens="x")).encode()[:-1]
+    + b', "x": %b}' % OBJECTS,
+    "half a surrogate pair": b'{"x": %b, "y": "\\ud800"}' % OBJECTS,
+}
+
+
+@pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
+def test_nothing_of_a_large_body_is_kept_beside_its_refusal(body: bytes) -> None:
+    tracemalloc.start()
+    try:
+        read(body, {})
+    except ServiceError:
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < len(body) < peak
