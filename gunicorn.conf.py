@@ -1,5 +1,6 @@
 """The server's settings, as gunicorn reads them; its worker is in server/."""
 
+import contextlib
 import gc
 import os
 import resource
@@ -66,10 +67,11 @@ def pre_fork(server: Any, worker: Worker) -> None:
     """Give a worker a CPU, nothing to clean up and no signal to lose."""
     # One of a worker's threads runs at a time, and moving it about costs 5 % of a full answer and
     # a fifth of a paced stream. So where there is a CPU for each worker, it gets the least taken.
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(cpus) == server.num_workers:
-        taken = [other.cpu for other in server.WORKERS.values()]
-        worker.cpu = min(cpus, key=taken.count)
+    with contextlib.suppress(AttributeError, OSError):  # not every system has it, or allows it
+        cpus = sorted(os.sched_getaffinity(0))
+        if len(cpus) == server.num_workers:
+            taken = [other.cpu for other in server.WORKERS.values()]
+            worker.cpu = min(cpus, key=taken.count)
     gc.freeze()  # as its documentation advises before a fork: what is loaded by now will stay
     block_stop_signals()
 

@@ -298,3 +298,19 @@ def test_each_worker_has_a_cpu_of_its_own_even_one_that_replaces_another(tmp_pat
 def test_a_lone_worker_may_use_every_cpu(service: Service) -> None:
     (pid,) = service.worker_pids()
     assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)
+
+
+NO_CPU_TO_CHOOSE = """
+import os
+def refuse(*asked):
+    raise PermissionError(1, "Operation not permitted")
+os.sched_{}affinity = refuse
+"""
+
+
+@pytest.mark.parametrize("what", ["get", "set"])
+def test_it_serves_where_no_cpu_may_be_chosen(what: str, tmp_path: Path) -> None:
+    cpus = str(len(os.sched_getaffinity(0)))
+    command = server_after(NO_CPU_TO_CHOOSE.format(what))
+    with Service(tmp_path / "log", *command, OFFLINE="1", WEB_CONCURRENCY=cpus) as service:
+        assert service.post(ask()).status_code == 200
