@@ -34,8 +34,13 @@ class _Wordless(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if not (record.exc_info and record.exc_info[1]):
             return True
-        records.log_crash("", record.exc_info[1])
-        return False
+        if record.levelno >= logging.ERROR:
+            records.log_crash("", record.exc_info[1])
+            return False
+        # A mishap that gunicorn goes on from, such as a StatsD that nobody has started.
+        record.msg = f"{record.msg} ({type(record.exc_info[1]).__name__})"
+        record.exc_info = None
+        return True
 
 
 _wordless = _Wordless()
@@ -44,4 +49,6 @@ _wordless = _Wordless()
 def prepare() -> None:
     """Have all that gunicorn logs, whichever of its loggers it uses, be written that way."""
     sys.stdout, sys.stderr = Stream(1), Stream(2)
+    # A handler that fails, for want of a syslog say, would show a stack for each line it is given.
+    logging.raiseExceptions = False
     logging.getLogger("gunicorn.error").addFilter(_wordless)

@@ -83,6 +83,26 @@ def test_a_log_configuration_is_followed(
     assert "Traceback" not in service.log
 
 
+@pytest.mark.parametrize(
+    "options",
+    ["--log-syslog --log-syslog-to=unix://{}/none", "--statsd-host=127.0.0.1:{}"],
+    ids=["syslog", "StatsD"],
+)
+def test_where_nobody_takes_what_is_sent_it_serves_without_a_stack(
+    options: str, start: Callable[..., Service], tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    where = tmp_path if "syslog" in options else port
+    service = start(OFFLINE=1, GUNICORN_CMD_ARGS=options.format(where))
+    for _ in range(2):
+        assert service.post(ask()).status_code == 200
+    service.records(2)
+    assert "Traceback" not in service.log
+    assert '"crash"' not in service.log
+
+
 def test_an_error_log_goes_to_its_file_and_crashes_in_it_nowhere(tmp_path: Path) -> None:
     file = tmp_path / "server.log"
     command = ("gunicorn", "tests.breaking_app:app", f"--error-logfile={file}")
