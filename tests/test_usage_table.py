@@ -220,6 +220,8 @@ def test_models_without_a_price_are_named() -> None:
     records += [a_record(status="error", answered_model=None, prompt_tokens=None)]
     text = as_table(Report(records, "brand"))
     assert "Models without a price: openai/gpt-9 (2 calls)." in text
+    one = usage(log=line(answered_model="gpt-9")).output
+    assert "Models without a price: openai/gpt-9 (1 call)." in one
     assert json.loads(as_json(Report(records, "brand")))["unpriced_models"] == {"openai/gpt-9": 2}
     assert "without a price" not in as_table(Report([a_record()], "brand"))
 

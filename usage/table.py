@@ -26,7 +26,10 @@ def as_table(report: Report) -> str:
     text = "\n".join("  ".join(line) for line in lines)
     text += f"\n\nUSD at the list prices of {PRICES['as_of']}. Unpriced calls are not in it.\n"
     if named := report.unpriced_models.most_common(_MOST_NAMES):
-        names = ", ".join(f"{shown(model)} ({calls:,} calls)" for model, calls in named)
+        names = ", ".join(
+            f"{shown(model)} ({calls:,} {'call' if calls == 1 else 'calls'})"
+            for model, calls in named
+        )
         more = len(report.unpriced_models) - len(named)
         text += f"Models without a price: {names}{f' and {more:,} more' if more else ''}.\n"
     return text
