@@ -14,11 +14,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 import reference
 import schemas
-from chat import answers
 from chat.body import receive
 from chat.call import ChatCall, ChatService
 from chat.limits_table import limits_command
-from chat.request import ChatBody, read
+from chat.request import FIELD_HEADERS, ChatBody, read
 from core import errors, records
 from core.access import Caller, identify
 from core.errors import CallerLeft, ServiceError
@@ -41,12 +40,14 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
     # Proxies that compress would hold events back, and nginx would buffer them.
     "Cache-Control": "no-store, no-transform",
     "X-Accel-Buffering": "no",
 }
-# Fields of the body that clients who can only set headers send as these.
-FIELD_HEADERS = {"brand_id": "HTTP_X_BRAND_ID", "requested_by": "HTTP_X_REQUESTED_BY"}
+FIELDS_IN_ENVIRON = {
+    field: f"HTTP_{header.upper().replace('-', '_')}" for field, header in FIELD_HEADERS.items()
+}
 MAX_IGNORED_CHARACTERS = 2_000
 
 _REQUEST_ID = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # a token, RFC 9110 section 5.6.2
@@ -81,8 +82,7 @@ def chat_completions() -> Response:
     ) as call:
         g.has_record = True
         if body.fields["stream"]:
-            events = call.stream()
-            response = ServiceResponse(events, mimetype=answers.MEDIA_TYPE, headers=STREAM_HEADERS)
+            response = ServiceResponse(call.stream(), headers=STREAM_HEADERS)
         else:
             response = _json(call.full())
         _tell_changes(response, body, call.adjusted)
@@ -186,7 +186,7 @@ def _fields_in_headers(environ: "WSGIEnvironment") -> dict[str, str]:
     # WSGI hands headers over as latin-1; clients write names in UTF-8.
     return {
         name: environ[header].encode("latin-1", "replace").decode("utf-8", "replace")
-        for name, header in FIELD_HEADERS.items()
+        for name, header in FIELDS_IN_ENVIRON.items()
         if environ.get(header)
     }
 

@@ -9,7 +9,6 @@ from core import errors
 from core.errors import ServiceError
 from providers.base import Answer, Event, Finish, Start, Usage
 
-MEDIA_TYPE = "text/event-stream"
 PING = ": ping\n\n"
 DONE = "data: [DONE]\n\n"
 # So often at most: routers that cut idle connections wait for many times as long.

@@ -16,6 +16,8 @@ from core.errors import ServiceError
 # A parsed body takes up to forty times its bytes, and holds the interpreter meanwhile, so those
 # that are larger than this are parsed one at a time.
 LARGE_BODY_BYTES = 200_000
+# What clients who can only set headers send in place of fields of the body.
+FIELD_HEADERS = {"brand_id": "X-Brand-Id", "requested_by": "X-Requested-By"}
 MAX_TOKENS = "max_tokens"
 # So many ignored names are told of: a body can have a million.
 MAX_IGNORED = 200
@@ -83,8 +85,10 @@ def _read(body: bytes, fallbacks: Mapping[str, str]) -> ChatBody:
         fields = schemas.check_request(document)
     except schemas.Violation as violation:
         path = limit if violation.path == MAX_TOKENS else violation.path
-        text = f"{path or 'the body'} {violation.rule}."
-        raise ServiceError(errors.INVALID_INPUT, text) from None
+        text = f"{path or 'the body'} {violation.rule}"
+        if path in FIELD_HEADERS and path not in document:
+            text += f", in the body or as the header {FIELD_HEADERS[path]}"
+        raise ServiceError(errors.INVALID_INPUT, f"{text}.") from None
     ignored = list(islice(schemas.unnamed_properties(document), MAX_IGNORED))
     include_usage = _includes_usage(document)
     if include_usage:

@@ -44,7 +44,7 @@ def test_what_the_body_says_wins_over_the_headers(capfd: pytest.CaptureFixture[s
 def test_a_field_that_is_in_neither_place_is_missing(name: str) -> None:
     header = {"brand_id": "X-Brand-Id", "requested_by": "X-Requested-By"}[name]
     message = error_of(post(offline(), nameless(), without(BOTH, header) | {header: ""}), 400)[1]
-    assert message == f"{name} is required."
+    assert message == f"{name} is required, in the body or as the header {header}."
 
 
 def test_a_wrong_field_of_the_body_is_not_mended_by_a_header() -> None:
