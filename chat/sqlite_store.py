@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from chat.stores import PATIENCE_S, UNLIMITED, Counter
 
 _PAUSE_S = 0.002
+_TURNS = 3
 _CLEAN_ROWS = 500  # a millisecond or so
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS counters (ends INTEGER, key TEXT, used INTEGER NOT NULL,"
@@ -42,17 +44,15 @@ class SQLite:
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._broken: sqlite3.OperationalError | None = None
         self._clean_at = 0.0
         # Each statement is a transaction, so that nobody waits for Python with the file locked.
-        self._file = sqlite3.connect(path, 1, isolation_level=None, check_same_thread=False)
-        for statement in (
-            "PRAGMA journal_mode = WAL",
-            # No call waits for a disk: what is written survives a kill, but maybe no power cut.
-            "PRAGMA synchronous = OFF",
-            _TABLE,
-            "PRAGMA busy_timeout = 0",
-        ):
-            self._file.execute(statement)
+        self._file = sqlite3.connect(path, 0, isolation_level=None, check_same_thread=False)
+        # SQLite's own patience does not hold where several make a new file WAL at once.
+        tries = chain.from_iterable(self._tries() for _ in range(30))
+        # No call waits for a disk: what is written survives a kill, but maybe no power cut.
+        for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", _TABLE):
+            self._run(statement, [], tries)
         self._inode = os.stat(path).st_ino
 
     def take(self, counters: list[Counter], now: float) -> int | None:
@@ -79,7 +79,7 @@ class SQLite:
         for ends, key, *_ in counters:
             self._run("DELETE FROM counters WHERE ends = ? AND key = ?", [ends, key], self._tries())
 
-    def _clean(self, now: float, tries: Iterator[int]) -> None:
+    def _clean(self, now: float, tries: Iterator[bool]) -> None:
         """Once a minute, or as long as there is more: remove windows that have ended."""
         if now < self._clean_at:
             return
@@ -88,22 +88,28 @@ class SQLite:
         _, removed = self._run(_CLEAN, [now, _CLEAN_ROWS], tries)
         self._clean_at = now if removed == _CLEAN_ROWS else now + 60
 
-    def _tries(self) -> Iterator[int]:
-        """How often, in all, one look or addition may find the file held by another process."""
-        return iter(range(round(self.patience_s / _PAUSE_S)))
+    def _tries(self) -> Iterator[bool]:
+        """Waits between the tries of one look or addition where another process has the file."""
+        # Counted in tries, not by a clock: that this process is busy is no reason to give up.
+        for _ in range(round(self.patience_s / _PAUSE_S)):
+            time.sleep(_PAUSE_S)
+            yield True
+        # Nor is it that the other one gets no CPU, for so long that all others have their turn.
+        for _ in range(_TURNS):
+            os.sched_yield()
+            yield True
 
     def _run(
-        self, statement: str, values: list[Any], tries: Iterator[int]
+        self, statement: str, values: list[Any], tries: Iterator[bool]
     ) -> tuple[list[Any], int]:
-        """Its rows, and how many it changed; where another process holds the file, tried again."""
-        # Counted in tries, not by a clock: that this process is busy is no reason to give up.
-        for _ in tries:
-            try:
-                with self._lock:
+        """Its rows, and how many it changed; where another process has the file, tried again."""
+        with self._lock:  # also while it waits, so that all who wait give up together
+            while self._broken is None:
+                try:
                     cursor = self._file.execute(statement, values)
                     return cursor.fetchall(), cursor.rowcount
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise
-            time.sleep(_PAUSE_S)
-        raise sqlite3.OperationalError("database is locked")
+                except sqlite3.OperationalError as error:
+                    is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                    if not is_busy or not next(tries, False):
+                        self._broken = error
+            raise self._broken

@@ -70,7 +70,8 @@ class Store:
         except Exception as error:  # whatever it is, it must not fail the call
             self._lose(backend, error)
             return None
-        if self._gone_since is not None:
+        # An answer that was on its way when another call lost the connection brings nothing back.
+        if self._gone_since is not None and self._backend is backend:
             self._tell_back()
         return full
 

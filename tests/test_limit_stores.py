@@ -18,6 +18,8 @@ import trustme
 
 from chat import stores
 from chat.limits import Limits
+from chat.sqlite_store import SQLite
+from chat.stores import Counter
 from core.errors import ServiceError
 from core.settings import Settings
 from tests.conftest import ROOT, Service
@@ -129,6 +131,21 @@ def test_no_call_but_the_first_waits_while_the_file_is_locked(tmp_path: Path, li
     assert states(lines) == ["gone"]
 
 
+def test_all_who_wait_for_a_file_that_is_locked_pass_at_once(tmp_path: Path, lines: Lines) -> None:
+    counted = in_file(tmp_path)
+    assert passes(counted)
+    holder = sqlite3.connect(tmp_path / "limits.sqlite3", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    waits: list[float] = []
+    threads = [threading.Thread(target=lambda: waits.append(wait_of(counted))) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(waits)[15] < 0.06
+    assert states(lines) == ["gone"]
+
+
 def test_a_lock_that_is_short_makes_calls_wait_and_not_pass(tmp_path: Path, lines: Lines) -> None:
     counted = in_file(tmp_path)
     assert passed(counted, 2) == 2
@@ -140,6 +157,37 @@ def test_a_lock_that_is_short_makes_calls_wait_and_not_pass(tmp_path: Path, line
         holder.execute("COMMIT")
         assert not passes(counted)
     assert lines() == []
+
+
+def test_several_may_make_a_new_file_at_once(tmp_path: Path, lines: Lines) -> None:
+    holder = sqlite3.connect(
+        tmp_path / "limits.sqlite3", isolation_level=None, check_same_thread=False
+    )
+    holder.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.1, holder.execute, ["ROLLBACK"]).start()
+    assert passed(in_file(tmp_path), 3) == 2
+    assert lines() == []
+
+
+def test_an_answer_that_was_on_its_way_does_not_say_that_the_store_is_back(
+    tmp_path: Path, lines: Lines
+) -> None:
+    class Torn(SQLite):
+        """Fails one call while the other's answer is on its way."""
+
+        def take(self, counters: list[Counter], now: float) -> int | None:
+            both.wait()
+            if now == 1:
+                raise TimeoutError
+            Service.until(lambda: states(lines) == ["gone"])
+            return None
+
+    both, store = threading.Barrier(2), stores.Store(lambda: Torn(str(tmp_path / "file")))
+    store.open()
+    failing = threading.Thread(target=store.take, args=[[], 1.0])
+    failing.start()
+    store.take([], 2.0)
+    assert states(lines) == ["gone"]
 
 
 @pytest.mark.parametrize("content", [b"no database" * 1000, b"SQLite format 3\0" + b"\xff" * 8000])
