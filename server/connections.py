@@ -8,7 +8,7 @@ import re
 import select
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gunicorn.http.body import ChunkedReader, LengthReader
@@ -53,11 +53,19 @@ class CheckedRequest(Request):
 
     def set_body_reader(self) -> None:
         super().set_body_reader()
+        self._is_body_invited = not self._expected_100_continue
+        # gunicorn would invite also a body that nobody reads.
+        self._expected_100_continue: bool = False
         reader = self.body.reader
         if isinstance(reader, ChunkedReader):
-            reader.parser = _bounded(reader.parser)
+            reader.parser = _bounded(reader.parser, self._invite_body)
         else:
-            self.body.reader = WholeReader(reader.unreader, reader.length)
+            self.body.reader = WholeReader(reader.unreader, reader.length, self._invite_body)
+
+    def _invite_body(self) -> None:
+        if not self._is_body_invited:
+            self._is_body_invited = True
+            self.unreader.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def should_close(self) -> bool:
         """Also with a body that nobody has read: what comes of it is not the next request.
@@ -73,15 +81,22 @@ class CheckedRequest(Request):
 class WholeReader(LengthReader):
     """A body of known length, which fails where it ends early; gunicorn would call it read."""
 
+    def __init__(self, unreader: Any, length: int, invite: Callable[[], None]) -> None:
+        super().__init__(unreader, length)
+        self._invite = invite
+
     def read(self, size: int) -> bytes:
         wanted = min(size, self.length)
+        if wanted:
+            self._invite()
         data: bytes = super().read(size)
         if len(data) < wanted:
             raise NoMoreData(b"")
         return data
 
 
-def _bounded(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _bounded(chunks: Iterator[bytes], invite: Callable[[], None]) -> Iterator[bytes]:
+    invite()
     left = MAX_SMALL_CHUNKS
     for chunk in chunks:
         left -= len(chunk) < SMALL_CHUNK_BYTES

@@ -99,6 +99,30 @@ def test_an_answer_before_the_body_is_the_last_on_its_connection(
             answers.next(method)
 
 
+@pytest.mark.parametrize("framing", [CHUNKED, b"Content-Length: 3000000\r\n\r\n"])
+@pytest.mark.parametrize(("status", "head"), EARLY.items(), ids=EARLY)
+def test_a_body_that_nobody_will_read_is_not_asked_for(
+    status: str, head: bytes, framing: bytes, small: Service
+) -> None:
+    if status == "413" and framing == CHUNKED:
+        pytest.skip("its size is not known before it is read")
+    with small.connect() as caller:
+        caller.sendall(head + EXPECTING + framing)
+        assert caller.makefile("rb").readline().split()[1].decode() == status[:3]
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_body_that_is_read_is_asked_for_once(is_chunked: bool, small: Service) -> None:
+    data = json.dumps(ask()).encode()
+    framing = CHUNKED if is_chunked else b"Content-Length: %d\r\n\r\n" % len(data)
+    with small.connect() as caller:
+        caller.sendall(b"POST %b HTTP/1.1\r\n%b%b%b" % (PATH, KNOWN, EXPECTING, framing))
+        answers = caller.makefile("rb")
+        assert answers.readline() + answers.readline() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        caller.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if is_chunked else data)
+        assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
 def test_well_formed_requests_in_one_go_are_all_answered_and_keep_the_connection(
     service: Service,
 ) -> None:
