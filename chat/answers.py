@@ -14,7 +14,7 @@ DONE = "data: [DONE]\n\n"
 # So often at most: routers that cut idle connections wait for many times as long.
 PING_INTERVAL_S = 1.0
 _TEXT = "text"
-# What a stream is judged with when its provider counted nothing: such a stream is sent without.
+# What a stream is judged with when its provider did not count: such a stream is sent without.
 _NOT_COUNTED = Usage(0, 0)
 
 
@@ -110,10 +110,11 @@ class Chunks:
         if self.start is None:
             raise _no_start()
         # The text was checked as it came, and is not kept: the schema asks for any string.
-        judged = Finish(finish.reason, finish.usage or _NOT_COUNTED)
+        is_counted = finish.usage is not None and finish.usage.total_tokens is not None
+        judged = Finish(finish.reason, finish.usage if is_counted else _NOT_COUNTED)
         usage = completion(Answer(self.start, "", judged))["usage"]
         self.finish, self.usage = finish, finish.usage or self.usage
-        if finish.usage is None:
+        if not is_counted:
             return self._chunk({}, finish.reason)
         if self._include_usage:
             last = {**self._head(), "choices": [], "usage": usage}

@@ -153,7 +153,7 @@ class _Reader(StreamReader):
             return []
         start = _start(message)
         if not text(start.id) or not text(start.model):
-            raise TypeError
+            return []
         self._id = start.id
         self._count(message.get("usage") or {})
         known = _usage(self._counts)

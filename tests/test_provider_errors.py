@@ -275,7 +275,10 @@ def test_a_whole_stream_survives_what_is_odd(
     assert [d["usage"] for d in chunks(out) if d.get("usage")] == [COUNTS]
 
 
-@pytest.mark.parametrize("usage", [None, {}, [], dict.fromkeys(COUNTS)], ids=repr)
+HALF = {"prompt_tokens": 10, "completion_tokens": None}
+
+
+@pytest.mark.parametrize("usage", [None, {}, [], dict.fromkeys(COUNTS), HALF], ids=repr)
 def test_a_stream_without_usage_ends_well_without(usage: Any, wire: responses.RequestsMock) -> None:
     events = [event | {"usage": usage} for event in (HEL, LO, STOP)]
     out = lines(streamed(wire, OPENAI_URL, [*events, "[DONE]"]))
@@ -320,6 +323,15 @@ def test_the_same_beginning_again_is_ignored_and_another_one_fails(
     out = lines(streamed(wire, ANTHROPIC_URL, [*whole[:place], OTHER, *whole[1:]]))
     assert code_of(chunks(out)[-1]) == "provider_bad_response"
     assert "data: [DONE]" not in out
+
+
+def test_a_beginning_without_an_id_waits_for_the_one_that_has_it(
+    wire: responses.RequestsMock,
+) -> None:
+    assert isinstance(START, bytes)
+    empty = START.replace(b"msg_01A", b"")
+    out = lines(streamed(wire, ANTHROPIC_URL, [empty, START, BLOCK_START, *REST]))
+    assert (text_of(out), out[-1]) == ("lo", "data: [DONE]")
 
 
 def test_an_event_that_nobody_knows_yet_is_no_error(wire: responses.RequestsMock) -> None:
