@@ -221,9 +221,10 @@ def is_error(document: Any) -> bool:
         return False
     # An event of a type that nobody knows yet may have words, too, but no code.
     may_be = "type" not in document or "code" in document
-    has_words = document.get("detail") or document.get("errors")
+    message = document.get("message") or document.get("msg")
+    has_words = document.get("detail") or document.get("errors") or isinstance(message, str)
     return bool(
         document.get("error")
         or "error" in (document.get("object"), document.get("type"))
-        or (may_be and (has_words or isinstance(document.get("message"), str)))
+        or (may_be and (has_words or (isinstance(message, dict) and "detail" in message)))
     )

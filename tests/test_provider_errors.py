@@ -1,5 +1,6 @@
 """What a provider's errors mean, wherever they stand and however they are written, and to whom."""
 
+import json
 from typing import Any
 
 import pytest
@@ -61,6 +62,10 @@ ENVELOPES = [
     {"errors": [{"message": WORDS}]},
     flat(400, "BadRequestError"),
     claude("invalid_request_error"),
+    {"error": error(400)},
+    {"code": 400, "msg": WORDS},
+    error(400, "Provider returned error", metadata={"raw": json.dumps(error(None))}),
+    error(400, "Provider returned error", metadata={"raw": WORDS}),
 ]
 
 
@@ -76,10 +81,13 @@ def test_the_provider_s_words_are_found_in_every_envelope(
 
 
 def test_keys_are_struck_from_words_and_they_stay_short(wire: responses.RequestsMock) -> None:
-    keys = "sk-proj-71f0 Bearer abc AIzaSy12 xai-12 gsk_12"
+    keys = "sk-proj-71f0 Bearer abc AIzaSy12 xai-12 gsk_12 csk-12 hf_12 " + "0123456789abcdef" * 2
     _, said = error_of(refused(wire, 400, error(400, f"No: {keys}, " + "x" * 1000)), 500)
-    assert "No: [key] [key] [key] [key] [key]" in said
+    assert "No:" + " [key]" * 8 in said
     assert len(said) < 400
+    wire.reset()
+    model = "claude-sonnet-4-6-20260115-preview"
+    assert model in error_of(refused(wire, 400, error(400, f"No {model}")), 500)[1]
 
 
 CREDIT = "Your credit balance is too low to access the API. Please go to Plans & Billing."
@@ -97,6 +105,11 @@ MEANINGS = [
     (429, error(None, "You have reached your monthly spend limit."), AUTH),
     (403, error(403, "Insufficient credits. Add more."), AUTH),
     (200, error(402, "Insufficient credits. Add more."), AUTH),
+    (400, error("budget_exceeded", "Budget has been exceeded!"), AUTH),
+    (403, error("insufficient_user_quota"), AUTH),
+    (429, error("429", "Insufficient account balance", type="rate_limit_error"), AUTH),
+    (429, claude("rate_limit_error", "You have reached your monthly spending cap."), AUTH),
+    (200, claude("api_error", CREDIT), AUTH),
     # but not what only mentions it
     (429, error("rate_limit_exceeded", "Add a payment method on the billing page."), LIMITED),
     (400, error(None, "x" * 300 + "credit balance"), REJECTED),
@@ -124,6 +137,11 @@ MEANINGS = [
     (200, flat(None, "NotFoundError"), MISSING),
     (200, flat(400), REJECTED),
     (200, {"detail": WORDS, "status_code": 404}, MISSING),
+    (200, {"error": "model_not_found", "message": WORDS}, MISSING),
+    (200, {"error": {"message": WORDS, "code": None}, "code": 404}, MISSING),
+    (200, {"error": error(400)}, REJECTED),
+    (200, {"code": 401, "msg": WORDS}, AUTH),
+    (200, {"message": {"detail": VALIDATION}, "code": 400}, REJECTED),
     (200, {"detail": WORDS}, DOWN),
     (200, {"error": WORDS}, DOWN),
     (200, claude("overloaded_error"), DOWN),

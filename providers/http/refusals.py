@@ -1,15 +1,18 @@
 """What a provider's error says: whose business it is, in the service's own kinds, and in words."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from core import errors
 from core.errors import Kind
 from providers.http.failures import Failure
 from providers.http.retries import retry_after_s
 
+T = TypeVar("T")
 MAX_QUOTE_CHARACTERS = 300
+MAX_LAYERS = 4
 RETRYABLE_STATUSES = frozenset({408, 409, 429, *range(500, 600)})
 # A parameter that a server does not know is a 422 where the server is made with FastAPI.
 PARAMETER_STATUSES = (400, 422)
@@ -29,8 +32,9 @@ _KINDS_BY_HUNDRED = {4: errors.PROVIDER_REJECTED_REQUEST, 5: errors.PROVIDER_UNA
 _STATUS_OF_WORD = {
     word: status
     for status, words in {
-        402: "insufficientquota billing billinghardlimitreached billingnotactive paymentrequired "
-        "insufficientcredits insufficientbalance creditlimitreached spendlimitreached",
+        402: "insufficientquota insufficientuserquota billing billinghardlimitreached "
+        "billingnotactive paymentrequired insufficientcredits insufficientbalance "
+        "creditlimitreached spendlimitreached budgetexceeded",
         404: "modelnotfound deploymentnotfound modelnotavailable modelnotsupported invalidmodel "
         "unsupportedmodel modeldecommissioned modeldeprecated",
         422: "contentfilter contentpolicyviolation contentpolicy moderation moderationblocked",
@@ -44,17 +48,29 @@ _STATUS_OF_WORD = {
     }.items()
     for word in words.split()
 }
+_SAYING_WHAT = ("code", "type", "status", "status_code", "error")
 # Words that say less than a status does, and count where there is none.
 _STATUS_OF_VAGUE_WORD = {"invalidrequest": 400, "notfound": 404}
+_MONEY = (
+    r"credit balance|(?:insufficient|not enough|out of|any|more) (?:account )?(?:credits?|balance"
+    r"|funds)|spend(?:ing)? (?:limit|cap)|budget (?:has been )?exceeded"
+)
+_ABOUT_MONEY_ALONE = re.compile(_MONEY, re.IGNORECASE)
+# What a limit of calls or tokens is called, too, and then its code says so.
 _ABOUT_MONEY = re.compile(
-    r"credit balance|(?:insufficient|not enough|out of|any|more) (?:credits?|balance|funds|quota)"
-    r"|(?:usage|spend(?:ing)?|billing|budget|credit)(?: hard)? limit|exceeded your current quota",
+    rf"{_MONEY}|(?:usage|billing|budget|credit)(?: hard)? limit|exceeded your current quota"
+    r"|(?:insufficient|not enough|out of|more) quota",
     re.IGNORECASE,
 )
 _ABOUT_INPUT = re.compile(r"\bflagged\b|moderation|content (?:policy|filter)", re.IGNORECASE)
 # Only where the caller can do something about the cause do the provider's own words help.
 _QUOTED = (errors.PROVIDER_REJECTED_REQUEST, errors.MODEL_NOT_AVAILABLE)
-_KEY_LIKE = re.compile(r"(?:\b(?:sk-|gsk_|xai-|AIza|eyJ)|\bbearer\s)[^\s\"',;]+", re.IGNORECASE)
+# By how keys begin, or as long as they are without a hyphen, which names of models have.
+_KEY_LIKE = re.compile(
+    r"(?:\b(?:[a-z]{0,4}sk[-_]|xai-|AIza|eyJ|hf_|pplx-|nvapi-)|\bbearer\s)[^\s\"',;]+"
+    r"|\b(?=\w*\d)(?=\w*[a-z])\w{32,}=*",
+    re.IGNORECASE,
+)
 _PLAIN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -65,18 +81,15 @@ class ErrorObject:
     """
 
     def __init__(self, document: Any) -> None:
-        if isinstance(document, list) and document:
-            document = document[0]
-        outer: dict[str, Any] = document if isinstance(document, dict) else {}
-        error = outer.get("error")
-        fields = {**outer, **error} if isinstance(error, dict) else outer
-        said = [fields.get(name) for name in ("code", "type", "status", "status_code")]
+        layers = _layers(document)
+        said = [layer.get(name) for layer in layers for name in _SAYING_WHAT]
         self._words = [word for word in said if isinstance(word, str) and _normal(word) in _KNOWN]
-        self._number = next(filter(None, map(_status, said)), None)
-        self.message = _message(fields)
-        self._is_about_input = bool(_details(fields.get("metadata")).get("reasons"))
-        self.param = _param(fields)
-        self.request_id = plain_id(outer.get("request_id"))
+        self._number = _first(map(_status, said))
+        self.message = _first(map(_message, layers)) or ""
+        metadata = [_details(layer.get("metadata")) for layer in layers]
+        self._is_about_input = any(details.get("reasons") for details in metadata)
+        self.param = _first(map(_param, layers))
+        self.request_id = _first(plain_id(layer.get("request_id")) for layer in layers)
 
     def status(self, http_status: int | None) -> int | None:
         """The status that says best what the error is; None where nothing does.
@@ -85,11 +98,12 @@ class ErrorObject:
         """
         telling = [_STATUS_OF_WORD[w] for w in map(_normal, self._words) if w in _STATUS_OF_WORD]
         vague = [_STATUS_OF_VAGUE_WORD[w] for w in map(_normal, self._words) if w in _VAGUE]
-        status = http_status or self._number or next(iter(telling + vague), None)
+        status = http_status or self._number or _first(telling + vague)
         if {402, 404} & set(telling):  # whatever else it comes with
             return next(word for word in telling if word in (402, 404))
         start = self.message[:MAX_QUOTE_CHARACTERS]
-        if not telling and self.param is None and _ABOUT_MONEY.search(start):
+        about_money = _ABOUT_MONEY_ALONE if 429 in telling else _ABOUT_MONEY
+        if not {400, 422} & set(telling) and self.param is None and about_money.search(start):
             return 402
         if status == 403 and (422 in telling or self._is_about_input or _ABOUT_INPUT.search(start)):
             return 422
@@ -147,6 +161,10 @@ _VAGUE = _STATUS_OF_VAGUE_WORD.keys()
 _KNOWN = _STATUS_OF_WORD.keys() | _VAGUE
 
 
+def _first(values: Iterable[T]) -> T | None:
+    return next(filter(None, values), None)
+
+
 def _normal(word: str) -> str:
     normal = word.replace("_", "").replace("-", "").lower()
     return normal.removesuffix("error") or normal
@@ -171,7 +189,31 @@ def _message(value: Any, depth: int = 0) -> str:
         return "; ".join(filter(None, (_message(item, depth + 1) for item in value[:3])))
     names = ("message", "msg", "detail", "error", "errors")
     found = (_message(_details(value).get(name), depth + 1) for name in names)
-    return next(filter(None, found), "")
+    return _first(found) or ""
+
+
+def _layers(document: Any) -> list[dict[str, Any]]:
+    """An error's objects, one inside the other, the innermost first."""
+    layers: list[dict[str, Any]] = []
+    while len(layers) < MAX_LAYERS:
+        if isinstance(document, list) and document:
+            document = document[0]
+        if not isinstance(document, dict):
+            break
+        layers.insert(0, document)
+        document = document.get("error") or _quoted(_details(document.get("metadata")).get("raw"))
+    return layers
+
+
+def _quoted(raw: Any) -> Any:
+    """The error of a provider behind the provider, as OpenRouter quotes it."""
+    if not isinstance(raw, str):
+        return raw
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        document = None
+    return document if isinstance(document, dict | list) else {"message": raw}
 
 
 def _param(fields: dict[str, Any]) -> str | None:
@@ -179,10 +221,11 @@ def _param(fields: dict[str, Any]) -> str | None:
     param = fields.get("param")
     for name in ("detail", "message"):
         details = _details(fields.get(name)).get("detail", fields.get(name))
-        if not param and isinstance(details, list) and len(details) == 1:
+        if not param and isinstance(details, list) and details:
             path = _details(details[0]).get("loc")
             param = path[-1] if isinstance(path, list) and path else None
-    return param if isinstance(param, str) and param else None
+    # LiteLLM writes its None as a word.
+    return param if isinstance(param, str) and param not in ("", "None", "null") else None
 
 
 def _details(value: Any) -> dict[str, Any]:
