@@ -21,6 +21,7 @@ from tests.upstream import (
 )
 
 LIMIT = 50
+RAW = '{"error": {"message": "Not here.", "param": "temperature"}}'
 Refuses = Callable[[dict[str, Any]], str | dict[str, Any] | None]
 UNSUPPORTED = "Unsupported parameter: '{}' is not supported with this model."
 ONLY_DEFAULT = (
@@ -127,6 +128,12 @@ def test_it_is_remembered_for_that_model_alone(wire: responses.RequestsMock) -> 
         no("temperature", "Temperature: no.", param="temperature"),
         no("temperature", "Unrecognized request argument supplied: temperature"),
         no("temperature", 'The parameter "temperature" is gone.'),
+        no("temperature", "This model does not support the 'temperature' parameter."),
+        no("temperature", "Unsupported parameter(s): `temperature`"),
+        no("temperature", f"x.BadRequestError: Y - {UNSUPPORTED.format('temperature')}"),
+        no("temperature", UNSUPPORTED.format("temperature"), param="None"),
+        no("temperature", "[{'loc': ('body', 'temperature'), 'msg': 'Extra inputs'}]"),
+        no("temperature", "Provider returned error", metadata={"raw": RAW}),
     ],
 )
 def test_the_parameter_s_name_is_understood_whatever_is_said_of_it(
@@ -146,6 +153,12 @@ def test_the_parameter_s_name_is_understood_whatever_is_said_of_it(
         },
         {"message": "Unrecognized request argument supplied: max_completion_tokens"},
         {"message": [{"loc": ["body", "max_completion_tokens"], "msg": "Extra inputs"}]},
+        {
+            "message": [
+                {"loc": ["body", "max_completion_tokens"], "msg": "Extra inputs"},
+                {"loc": ["body", "pears"], "msg": "Extra inputs"},
+            ]
+        },
     ],
 )
 def test_a_server_that_knows_only_max_tokens_gets_it(
@@ -185,6 +198,8 @@ def test_a_limit_is_never_dropped_and_its_first_refusal_is_told(
         {"message": "Your text is about 'pears', temperature and more."},
         {"message": "The context is too long; lower max_completion_tokens."},
         {"message": "max_tokens is too large", "param": "max_tokens"},
+        {"message": "Invalid body: {'messages': [], 'temperature': 0.3}"},
+        {"message": "The messages have a 'temperature'."},
         {"message": "top_p: no", "param": "top_p"},
         {"message": ""},
     ],

@@ -24,9 +24,13 @@ class Refused:
     def __init__(self, optional: Mapping[str, str | None]) -> None:
         self.optional = optional
         self.of_model: dict[str, frozenset[str]] = {}
-        # The name is matched at the start or after a few plain words, and not what is said of it.
+        # The name is matched at the start or after a few plain words, or in quotes (but not as
+        # the key of a body that is quoted); what is said of it is not.
+        names = "|".join(optional)
         self._named = re.compile(
-            rf"(?:[a-z]+:? +){{0,5}}?[\"'`]?({'|'.join(optional)})\b", re.IGNORECASE
+            rf"(?:(?!messages\b)[a-z]+:? +){{0,5}}?[\"'`]?({names})\b"
+            rf"|(?:(?!\bmessages\b).){{0,120}}?[\"'`]({names})[\"'`](?!\s*:)",
+            re.IGNORECASE,
         )
 
     def named_in(self, failure: Failure) -> str | None:
@@ -34,7 +38,7 @@ class Refused:
         if failure.words is None:
             return None
         found = self._named.match(failure.words) if failure.param is None else None
-        name = found[1] if found else failure.param
+        name = found[1] or found[2] if found else failure.param
         return name if name in self.optional else None
 
 
