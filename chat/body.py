@@ -24,7 +24,7 @@ def receive(
     limit, told = settings.max_body_bytes, environ.get("CONTENT_LENGTH") or "0"
     length = int(told) if told.isdecimal() else 0
     with watchdog.watch_arrival(caller_socket, settings.arrival_timeout_s):
-        body = _arrived(stream, limit + 1) if length <= limit else b""
+        body = _arrived(stream, length or limit + 1) if length <= limit else b""
     if max(length, len(body or b"")) > limit:
         raise ServiceError(errors.BODY_TOO_LARGE, f"The body is larger than {limit} bytes.")
     if body is None or len(body) < length:

@@ -143,7 +143,8 @@ class Connection(TConn):
     def begin_request(self) -> None:
         """Look for another request in what has come with the last one."""
         self.has_request = False
-        self._take(self.parser.unreader.take_buffered())
+        if data := self.parser.unreader.take_buffered():
+            self._take(data)
 
     def receive(self) -> bool:
         """Whether the connection is still open, when what has come of the head was taken."""
