@@ -96,28 +96,22 @@ class Watchdog:
 
     def __init__(self) -> None:
         self.stop_at: float | None = None
-        # Each step on it is one that no thread interrupts, so that calls wait for no lock.
-        self._watches: set[Watch] = set()
-        self._has_watches = threading.Event()
-        self._start = threading.Lock()
+        self._watches: list[Watch] = []
+        self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
 
     def watch(self, caller: socket.socket | None, timeout_s: float) -> Watch:
         """A new watch that ends after `timeout_s`, or when `caller` (if given) hangs up."""
         watch = Watch(caller, time.monotonic() + timeout_s)
-        if self._thread is None:
-            self._start_thread()
-        self._watches.add(watch)
-        if not self._has_watches.is_set():
-            self._has_watches.set()
-        return watch
-
-    def _start_thread(self) -> None:
-        with self._start:
+        with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
                 thread.start()  # raises where the system gives no thread; the next call tries again
                 self._thread = thread
+            self._watches.append(watch)
+            if len(self._watches) == 1:
+                self._changed.notify()
+        return watch
 
     def _run(self) -> None:
         while True:
@@ -133,16 +127,13 @@ class Watchdog:
                 time.sleep(INTERVAL_S)
 
     def _open_watches(self) -> list[Watch]:
-        """Those that are not closed, as soon as there is one."""
-        while True:
-            self._has_watches.wait()
-            watches = list(self._watches)
-            self._watches.difference_update(each for each in watches if each.is_closed)
-            if still_open := [each for each in watches if not each.is_closed]:
-                return still_open
-            self._has_watches.clear()
-            if self._watches:  # one came just now
-                self._has_watches.set()
+        """A copy of those that are not closed, as soon as there is one."""
+        with self._changed:
+            while not (still_open := [each for each in self._watches if not each.is_closed]):
+                self._watches.clear()
+                self._changed.wait()
+            self._watches = still_open
+            return still_open.copy()
 
     def _check_time(self, watch: Watch) -> None:
         now = time.monotonic()

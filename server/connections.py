@@ -110,13 +110,6 @@ class Parser(RequestParser):
 
     mesg_class = CheckedRequest
 
-    def finish_body(self, *_limits: Any, **_more: Any) -> bool:
-        """Whether the next request may be read: a body that is left has closed its connection.
-
-        gunicorn would look for one twice a request, and set the socket's time limit each time.
-        """
-        return True
-
 
 class Connection(TConn):
     """A caller's connection, and as much of its next request as has come."""

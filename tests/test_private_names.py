@@ -93,10 +93,6 @@ NAMES: dict[str, tuple[str | None, str]] = {
         "gunicorn's own errors in the contract's shape",
     ),
     "gunicorn.http.parser.RequestParser.mesg_class": (None, "requests judged as below"),
-    "gunicorn.http.parser.Parser.finish_body": (
-        "self",
-        "no look for a rest of the body, which has closed the connection",
-    ),
     "gunicorn.http.message.Request.set_body_reader": (
         "self",
         "a body that ends early, countless chunks",
