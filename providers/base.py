@@ -9,7 +9,7 @@ from core.settings import Settings
 from core.watchdog import Watch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatRequest:
     """A request that fits the schema, with the model's upstream name; temperature is 0 to 2.
 
@@ -22,7 +22,7 @@ class ChatRequest:
     max_tokens: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prepared:
     """A request in the provider's own form, and the parameters that had to be changed for it."""
 
@@ -48,7 +48,7 @@ class Call:
     adjusted: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
     """Tokens as the provider counted them; None for what it has not said.
 
@@ -67,7 +67,7 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Start:
     """The head of an answer; `created` is in Unix seconds."""
 
@@ -76,7 +76,7 @@ class Start:
     created: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finish:
     """The end of an answer, its reason in OpenAI's words; None for what was not sent."""
 
@@ -84,7 +84,7 @@ class Finish:
     usage: Usage | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """A full answer."""
 
@@ -93,7 +93,7 @@ class Answer:
     finish: Finish
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ping:
     """A sign of life: something came, but no text."""
 
