@@ -8,12 +8,10 @@ from typing import Any
 
 import redis
 
-from chat.stores import PATIENCE_S, Counter
+from chat.stores import KEPT_S, PATIENCE_S, Counter
 
 # One name in braces, so that a cluster's proxy finds all keys in one place.
 _PREFIX = "{limits}:"
-# Beyond their window's end, for Redis's clock is not ours.
-_KEPT_S = 3600
 _TIMEOUT_S = 2.0  # to connect, which no call waits for
 # What has waited long before its turn came still gives Redis so long to answer.
 _LEAST_PATIENCE_S = 0.01
@@ -89,7 +87,7 @@ class Redis:
         numbers = [
             number
             for ends, _, most, adds in counters
-            for number in (most, adds, int(ends - now) + _KEPT_S)
+            for number in (most, adds, int(ends - now) + KEPT_S)
         ]
         try:
             full = self._ask("EVALSHA", self._sha, len(keys), *keys, *numbers)

@@ -9,10 +9,12 @@ from functools import cache
 from itertools import chain
 from typing import Any
 
-from chat.stores import PATIENCE_S, UNLIMITED, Counter
+from chat.stores import KEPT_S, UNLIMITED, Counter
 
-_PAUSE_S = 0.002
-_TURNS = 3
+# A call that looks and counts waits twice, and each pause takes a little longer than it says.
+_PATIENCE_S = 0.02
+_PAUSE_S = 0.0025
+_TURNS = 4
 _CLEAN_ROWS = 500  # a millisecond or so
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS counters (ends INTEGER, key TEXT, used INTEGER NOT NULL,"
@@ -39,7 +41,7 @@ def _add(rows: int, bounds: int) -> str:
 class SQLite:
     """A file that the processes of one machine share, on a disk of that machine."""
 
-    patience_s = PATIENCE_S
+    patience_s = _PATIENCE_S
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -80,12 +82,12 @@ class SQLite:
             self._run("DELETE FROM counters WHERE ends = ? AND key = ?", [ends, key], self._tries())
 
     def _clean(self, now: float, tries: Iterator[bool]) -> None:
-        """Once a minute, or as long as there is more: remove windows that have ended."""
+        """Once a minute, or as long as there is more: remove windows long ended."""
         if now < self._clean_at:
             return
         if os.stat(self._path).st_ino != self._inode:
             raise sqlite3.OperationalError("the file was replaced")
-        _, removed = self._run(_CLEAN, [now, _CLEAN_ROWS], tries)
+        _, removed = self._run(_CLEAN, [now - KEPT_S, _CLEAN_ROWS], tries)
         self._clean_at = now if removed == _CLEAN_ROWS else now + 60
 
     def _tries(self) -> Iterator[bool]:

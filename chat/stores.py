@@ -16,6 +16,8 @@ from core import records
 # How long a store may keep a call waiting, and for how long it is then left alone.
 PATIENCE_S = 0.035
 ASK_AGAIN_S = 5.0
+# Counts outlive their window, for clocks differ and may be set back.
+KEPT_S = 3600
 UNLIMITED = 2**53 - 1  # the largest number that Lua's, which are floats, can count to
 
 

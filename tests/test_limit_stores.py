@@ -240,6 +240,10 @@ def test_windows_that_have_ended_are_removed(tmp_path: Path) -> None:
     for i in range(1200):
         assert passes(counted, str(i))
     counted.clock = lambda: time.time() + 120
+    passes(counted)
+    counted.clock = time.time
+    assert not passes(counted, "7")  # where the clock is set back
+    counted.clock = lambda: time.time() + 4000
     for _ in range(5):  # some at a time
         passes(counted)
     file = sqlite3.connect(tmp_path / "limits.sqlite3")
