@@ -28,8 +28,8 @@ class Refused:
         # the key of a body that is quoted); what is said of it is not.
         names = "|".join(optional)
         self._named = re.compile(
-            rf"(?:(?!messages\b)[a-z]+:? +){{0,5}}?[\"'`]?({names})\b"
-            rf"|(?:(?!\bmessages\b).){{0,120}}?[\"'`]({names})[\"'`](?!\s*:)",
+            rf"(?:(?!messages\b)[\w'-]+[:.]?\s+){{0,6}}?(?:body\.)?[\"'`*[]{{0,2}}({names})\b"
+            rf"|(?:(?!\bmessages\b).){{0,120}}?[\"'`]({names})[\"'`](?!\s*:\s*[-\d\"'{{[])",
             re.IGNORECASE,
         )
 
