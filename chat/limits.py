@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -24,6 +25,8 @@ MAX_NAME_CHARACTERS = 64
 # Stores count in whole numbers; a token may cost less than a millionth of a dollar.
 PARTS = {"calls": 1, "tokens": 1, "USD": 10**9}
 SECONDS = {"minute": 60, "day": 86_400}
+# Of so many callers and brands the names of their counters are kept, for as long as they hold.
+_CACHED = 500
 # The longest wait that openai-python and openai-node obey.
 MAX_WAIT_S = 60
 
@@ -40,17 +43,17 @@ class Limits:
         self._price = price
         self.clock = clock
         self.store = Store(_connector(settings)) if settings.limits else None
+        self._counters = lru_cache(_CACHED)(self._counters_of)
 
     def check(self, caller: str, brand_id: str) -> None:
         """Count one call; raises ServiceError, having counted nothing, if a limit is spent."""
         if self.store is None:
             return
         now = self.clock()
-        found = self._counters(caller, brand_id, {"calls": 1}, now)
-        full = self.store.take([counter for _, counter in found], now) if found else None
+        limits, counters = self._counters(caller, brand_id, int(now) // 60)
+        full = self.store.take(counters, now) if counters else None
         if full is not None:
-            limit, counter = found[full]
-            raise _refusal(limit, counter.ends, now)
+            raise _refusal(limits[full], counters[full].ends, now)
 
     def count(self, caller: str, brand_id: str, record: Mapping[str, Any]) -> bool:
         """Add what a call has used; False if a dollar limit could not count it without a price."""
@@ -61,15 +64,19 @@ class Limits:
             return True
         price = self._price(record) if self._has_dollars else None
         adds = {"tokens": tokens, "USD": round((price or 0.0) * PARTS["USD"])}
-        found = self._counters(caller, brand_id, adds, now)
-        adding = [Counter(ends, key, adds=add) for _, (ends, key, _, add) in found if add]
+        limits, counters = self._counters(caller, brand_id, int(now) // 60)
+        adding = [
+            Counter(counter.ends, counter.key, adds=add)
+            for limit, counter in zip(limits, counters, strict=True)
+            if (add := adds.get(limit.unit))
+        ]
         if adding:
             self.store.take(adding, now)
-        return price is not None or all(limit.unit != "USD" for limit, _ in found)
+        return price is not None or all(limit.unit != "USD" for limit in limits)
 
-    def _counters(
-        self, caller: str, brand_id: str, adds: Mapping[str, int], now: float
-    ) -> list[tuple[Limit, Counter]]:
+    def _counters_of(
+        self, caller: str, brand_id: str, minute: int
+    ) -> tuple[list[Limit], list[Counter]]:
         """What a call is counted by; where two limits look at one number, the lower decides."""
         found: dict[str, tuple[Limit, Counter]] = {}
         for limit, most in self._most.items():
@@ -77,9 +84,10 @@ class Limits:
             if limit.name is None or limit.name == name:
                 key = counter_key(limit, name)
                 if key not in found or most < found[key][1].most:
-                    ends = window_end(limit.window, now)
-                    found[key] = limit, Counter(ends, key, most, adds.get(limit.unit, 0))
-        return list(found.values())
+                    ends = window_end(limit.window, minute * 60)
+                    adds = 1 if limit.unit == "calls" else 0
+                    found[key] = limit, Counter(ends, key, most, adds)
+        return [limit for limit, _ in found.values()], [counter for _, counter in found.values()]
 
 
 def counter_key(limit: Limit, name: str) -> str:

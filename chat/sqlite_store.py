@@ -38,6 +38,12 @@ def _add(rows: int, bounds: int) -> str:
     )
 
 
+@cache
+def _look(bounds: int) -> str:
+    """The statement that finds those of so many counters that are full."""
+    return " UNION ALL ".join([_FULL] * bounds)
+
+
 class SQLite:
     """A file that the processes of one machine share, on a disk of that machine."""
 
@@ -53,21 +59,28 @@ class SQLite:
         # SQLite's own patience does not hold where several make a new file WAL at once.
         tries = chain.from_iterable(self._tries() for _ in range(30))
         # No call waits for a disk: what is written survives a kill, but maybe no power cut.
-        for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", _TABLE):
+        for statement in (
+            "PRAGMA page_size = 512",
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = OFF",
+            _TABLE,
+        ):
             self._run(statement, [], tries)
         self._inode = os.stat(path).st_ino
 
     def take(self, counters: list[Counter], now: float) -> int | None:
         tries = self._tries()
         self._clean(now, tries)
-        bounded = [counter for counter in counters if counter.most < UNLIMITED]
-        bounds = [value for ends, key, most, _ in bounded for value in (ends, key, most)]
-        rows = [(ends, key, adds) for ends, key, _, adds in counters if adds]
-        if rows:
-            values = [value for row in rows for value in row]
-            if self._run(_add(len(rows), len(bounded)), values + bounds, tries)[1]:
-                return None
-        full, _ = self._run(" UNION ALL ".join([_FULL] * len(bounded)), bounds, tries)
+        bounds: list[Any] = []
+        added: list[Any] = []
+        for ends, key, most, adds in counters:
+            if most < UNLIMITED:
+                bounds += ends, key, most
+            if adds:
+                added += ends, key, adds
+        if added and self._run(_add(len(added) // 3, len(bounds) // 3), added + bounds, tries)[1]:
+            return None
+        full, _ = self._run(_look(len(bounds) // 3), bounds, tries)
         keys = [(counter.ends, counter.key) for counter in counters]
         return keys.index(full[0]) if full else None
 
