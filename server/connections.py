@@ -54,7 +54,8 @@ class CheckedRequest(Request):
     def set_body_reader(self) -> None:
         super().set_body_reader()
         self._is_body_invited = not self._expected_100_continue
-        # gunicorn would invite also a body that nobody reads.
+        # gunicorn would invite every body, so that who waits as RFC 9110, section 10.1.1, means it
+        # would still send 8 MB for a 401.
         self._expected_100_continue: bool = False
         reader = self.body.reader
         if isinstance(reader, ChunkedReader):
