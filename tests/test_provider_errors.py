@@ -81,9 +81,14 @@ def test_the_provider_s_words_are_found_in_every_envelope(
 
 
 def test_keys_are_struck_from_words_and_they_stay_short(wire: responses.RequestsMock) -> None:
-    keys = "sk-proj-71f0 Bearer abc AIzaSy12 xai-12 gsk_12 csk-12 hf_12 " + "0123456789abcdef" * 2
+    keys = "sk-proj-71f0 Bearer abc AIzaSy12 xai-12 gsk_12 csk-12 hf_12 ghp_12 AKIA12 "
+    keys += "0123456789abcdef" * 2 + "/a+b=="
     _, said = error_of(refused(wire, 400, error(400, f"No: {keys}, " + "x" * 1000)), 500)
-    assert "No:" + " [key]" * 8 in said
+    assert "No:" + " [key]" * 10 + "," in said
+    wire.reset()
+    told = "api_key=12, api-key: 34 at https://me:56@host/"
+    _, said = error_of(refused(wire, 400, error(400, told)), 500)
+    assert "[key], [key] at https://[key]@host/" in said
     assert len(said) < 400
     wire.reset()
     model = "claude-sonnet-4-6-20260115-preview"
@@ -107,6 +112,10 @@ MEANINGS = [
     (200, error(402, "Insufficient credits. Add more."), AUTH),
     (400, error("budget_exceeded", "Budget has been exceeded!"), AUTH),
     (403, error("insufficient_user_quota"), AUTH),
+    (400, error("credit_balance_too_low"), AUTH),
+    (429, error("spend_limit_exceeded"), AUTH),
+    (400, error(None, "Account balance is insufficient"), AUTH),
+    (429, error(None, "Your prepaid credits are depleted"), AUTH),
     (429, error("429", "Insufficient account balance", type="rate_limit_error"), AUTH),
     (429, claude("rate_limit_error", "You have reached your monthly spending cap."), AUTH),
     (200, claude("api_error", CREDIT), AUTH),
@@ -122,6 +131,8 @@ MEANINGS = [
     (403, error(403, metadata={"reasons": ["violence"]}), REJECTED),
     (403, error("content_policy_violation"), REJECTED),
     (200, error(403, "Your input was flagged."), REJECTED),
+    (403, error(None, "Filtered due to our content management policy."), REJECTED),
+    (200, error("unsupported_parameter"), REJECTED),
     # an error with status 200 is what it would be with its own
     (200, error(400), REJECTED),
     (200, error(401), AUTH),

@@ -41,7 +41,8 @@ _STATUS_OF_WORD = {
         429: "ratelimitexceeded ratelimit ratelimited toomanyrequests resourceexhausted slowdown",
         401: "invalidapikey authentication unauthorized unauthenticated",
         403: "permission permissiondenied forbidden unsupportedcountryregionterritory",
-        400: "contextlengthexceeded requesttoolarge badrequest invalidargument unprocessableentity",
+        400: "contextlengthexceeded requesttoolarge badrequest invalidargument unprocessableentity "
+        "unsupportedparameter unknownparameter unsupportedvalue invalidvalue invalidprompt",
         408: "timeout requesttimeout gatewaytimeout deadlineexceeded",
         529: "overloaded serviceunavailable unavailable enginesoverloaded",
         500: "server internalserver internal api badgateway",
@@ -52,8 +53,10 @@ _SAYING_WHAT = ("code", "type", "status", "status_code", "error")
 # Words that say less than a status does, and count where there is none.
 _STATUS_OF_VAGUE_WORD = {"invalidrequest": 400, "notfound": 404}
 _MONEY = (
-    r"credit balance|(?:insufficient|not enough|out of|any|more) (?:account )?(?:credits?|balance"
-    r"|funds)|spend(?:ing)? (?:limit|cap)|budget (?:has been )?exceeded"
+    r"credit balance|(?:insufficient|not enough|out of|any|no|more) (?:account )?"
+    r"(?:credits?|balance|funds)|credits? (?:are |is )?(?:exhausted|depleted)"
+    r"|balance is (?:too low|insufficient)|spend(?:ing)? (?:limit|cap)"
+    r"|budget (?:has been )?exceeded"
 )
 _ABOUT_MONEY_ALONE = re.compile(_MONEY, re.IGNORECASE)
 # What a limit of calls or tokens is called, too, and then its code says so.
@@ -62,13 +65,16 @@ _ABOUT_MONEY = re.compile(
     r"|(?:insufficient|not enough|out of|more) quota",
     re.IGNORECASE,
 )
-_ABOUT_INPUT = re.compile(r"\bflagged\b|moderation|content (?:policy|filter)", re.IGNORECASE)
+_ABOUT_INPUT = re.compile(
+    r"\bflagged\b|moderation|content (?:management )?(?:policy|filter)", re.IGNORECASE
+)
 # Only where the caller can do something about the cause do the provider's own words help.
 _QUOTED = (errors.PROVIDER_REJECTED_REQUEST, errors.MODEL_NOT_AVAILABLE)
 # By how keys begin, or as long as they are without a hyphen, which names of models have.
 _KEY_LIKE = re.compile(
-    r"(?:\b(?:[a-z]{0,4}sk[-_]|xai-|AIza|eyJ|hf_|pplx-|nvapi-)|\bbearer\s)[^\s\"',;]+"
-    r"|\b(?=\w*\d)(?=\w*[a-z])\w{32,}=*",
+    r"(?:\b(?:[a-z]{0,4}sk[-_]|xai-|AIza|eyJ|hf_|pplx-|nvapi-|gh[a-z]_|AKIA|bearer\s)"
+    r"|api.key[=:]\s?)[^\s\"',;]+"
+    r"|(?<=//)[^\s/@]+(?=@)|\b(?=\w*\d)(?=\w*[a-z])\w{32,}[\w+/=]*",
     re.IGNORECASE,
 )
 _PLAIN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -84,6 +90,7 @@ class ErrorObject:
         layers = _layers(document)
         said = [layer.get(name) for layer in layers for name in _SAYING_WHAT]
         self._words = [word for word in said if isinstance(word, str) and _normal(word) in _KNOWN]
+        self._codes = [code.replace("_", " ") for code in said if isinstance(code, str)]
         self._number = _first(map(_status, said))
         self.message = _first(map(_message, layers)) or ""
         metadata = [_details(layer.get("metadata")) for layer in layers]
@@ -102,8 +109,9 @@ class ErrorObject:
         if {402, 404} & set(telling):  # whatever else it comes with
             return next(word for word in telling if word in (402, 404))
         start = self.message[:MAX_QUOTE_CHARACTERS]
+        about = " ".join([*self._codes, start])
         about_money = _ABOUT_MONEY_ALONE if 429 in telling else _ABOUT_MONEY
-        if not {400, 422} & set(telling) and self.param is None and about_money.search(start):
+        if not {400, 422} & set(telling) and self.param is None and about_money.search(about):
             return 402
         if status == 403 and (422 in telling or self._is_about_input or _ABOUT_INPUT.search(start)):
             return 422
