@@ -1,18 +1,16 @@
 """What a provider's error says: whose business it is, in the service's own kinds, and in words."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from core import errors
 from core.errors import Kind
+from providers.http.envelopes import details, first, layers_of, message_in, param_in, status_in
 from providers.http.failures import Failure
 from providers.http.retries import retry_after_s
 
-T = TypeVar("T")
 MAX_QUOTE_CHARACTERS = 300
-MAX_LAYERS = 4
 RETRYABLE_STATUSES = frozenset({408, 409, 429, *range(500, 600)})
 # A parameter that a server does not know is a 422 where the server is made with FastAPI.
 PARAMETER_STATUSES = (400, 422)
@@ -87,16 +85,16 @@ class ErrorObject:
     """
 
     def __init__(self, document: Any) -> None:
-        layers = _layers(document)
+        layers = layers_of(document)
         said = [layer.get(name) for layer in layers for name in _SAYING_WHAT]
         self._words = [word for word in said if isinstance(word, str) and _normal(word) in _KNOWN]
         self._codes = [code.replace("_", " ") for code in said if isinstance(code, str)]
-        self._number = _first(map(_status, said))
-        self.message = _first(map(_message, layers)) or ""
-        metadata = [_details(layer.get("metadata")) for layer in layers]
-        self._is_about_input = any(details.get("reasons") for details in metadata)
-        self.param = _first(map(_param, layers))
-        self.request_id = _first(plain_id(layer.get("request_id")) for layer in layers)
+        self._number = first(map(status_in, said))
+        self.message = first(map(message_in, layers)) or ""
+        metadata = [details(layer.get("metadata")) for layer in layers]
+        self._is_about_input = any(fields.get("reasons") for fields in metadata)
+        self.param = first(map(param_in, layers))
+        self.request_id = first(plain_id(layer.get("request_id")) for layer in layers)
 
     def status(self, http_status: int | None) -> int | None:
         """The status that says best what the error is; None where nothing does.
@@ -105,7 +103,7 @@ class ErrorObject:
         """
         telling = [_STATUS_OF_WORD[w] for w in map(_normal, self._words) if w in _STATUS_OF_WORD]
         vague = [_STATUS_OF_VAGUE_WORD[w] for w in map(_normal, self._words) if w in _VAGUE]
-        status = http_status or self._number or _first(telling + vague)
+        status = http_status or self._number or first(telling + vague)
         if {402, 404} & set(telling):  # whatever else it comes with
             return next(word for word in telling if word in (402, 404))
         start = self.message[:MAX_QUOTE_CHARACTERS]
@@ -169,72 +167,6 @@ _VAGUE = _STATUS_OF_VAGUE_WORD.keys()
 _KNOWN = _STATUS_OF_WORD.keys() | _VAGUE
 
 
-def _first(values: Iterable[T]) -> T | None:
-    return next(filter(None, values), None)
-
-
 def _normal(word: str) -> str:
     normal = word.replace("_", "").replace("-", "").lower()
     return normal.removesuffix("error") or normal
-
-
-def _status(value: Any) -> int | None:
-    """A status written as a number or in a string."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value[:9])
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 400 <= value < 600 else None
-
-
-def _message(value: Any, depth: int = 0) -> str:
-    """The words for people in an error, wherever they stand."""
-    if isinstance(value, str):
-        return value
-    if depth > 4:
-        return ""
-    if isinstance(value, list):
-        return "; ".join(filter(None, (_message(item, depth + 1) for item in value[:3])))
-    names = ("message", "msg", "detail", "error", "errors")
-    found = (_message(_details(value).get(name), depth + 1) for name in names)
-    return _first(found) or ""
-
-
-def _layers(document: Any) -> list[dict[str, Any]]:
-    """An error's objects, one inside the other, the innermost first."""
-    layers: list[dict[str, Any]] = []
-    while len(layers) < MAX_LAYERS:
-        if isinstance(document, list) and document:
-            document = document[0]
-        if not isinstance(document, dict):
-            break
-        layers.insert(0, document)
-        document = document.get("error") or _quoted(_details(document.get("metadata")).get("raw"))
-    return layers
-
-
-def _quoted(raw: Any) -> Any:
-    """The error of a provider behind the provider, as OpenRouter quotes it."""
-    if not isinstance(raw, str):
-        return raw
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError):
-        document = None
-    return document if isinstance(document, dict | list) else {"message": raw}
-
-
-def _param(fields: dict[str, Any]) -> str | None:
-    """The parameter that the error is about; FastAPI says it as the last step of a path."""
-    param = fields.get("param")
-    for name in ("detail", "message"):
-        details = _details(fields.get(name)).get("detail", fields.get(name))
-        if not param and isinstance(details, list) and details:
-            path = _details(details[0]).get("loc")
-            param = path[-1] if isinstance(path, list) and path else None
-    # LiteLLM writes its None as a word.
-    return param if isinstance(param, str) and param not in ("", "None", "null") else None
-
-
-def _details(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
