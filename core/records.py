@@ -76,15 +76,10 @@ def _send_at_once(sock: socket.socket, data: bytes) -> int:
 _output = Output(_STDOUT)
 
 
-def write_line(line: str) -> None:
-    """Write a line that is not of the service's own making, such as the server's."""
-    _output.write(line)
-
-
 def log(event: str, **fields: Any) -> None:
     """Write one line. JSON in ASCII: no field can break out of it or forge another."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    write_line(json.dumps({"event": event, "time": now, **fields}) + "\n")
+    _output.write(json.dumps({"event": event, "time": now, **fields}) + "\n")
 
 
 def log_crash(request_id: str, error: BaseException) -> None:

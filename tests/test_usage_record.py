@@ -64,7 +64,7 @@ CANARY = "the-canary-that-nobody-may-write-down"
 def written(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Every line that the service in this process writes from now on."""
     lines: list[dict[str, Any]] = []
-    monkeypatch.setattr(records, "write_line", lambda line: lines.append(json.loads(line)))
+    monkeypatch.setattr(records._output, "write", lambda line: lines.append(json.loads(line)))
     return lines
 
 
