@@ -1,7 +1,7 @@
 """Where limits are counted, and what happens while that place is out of reach.
 
 A store that fails, or does not answer soon, is left alone for a while: nothing it does can fail
-a call, or make one wait longer than 50 ms.
+a call, or make one wait long.
 """
 
 import contextlib
