@@ -20,7 +20,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from core import watchdog
 from core.watchdog import Watch, shut_down
 from providers.http.addresses import lookup
-from providers.http.failures import CONNECTING, WAITING, raised_as
+from providers.http.failures import CONNECTING, WAITING, failure_of
 from providers.http.response import ProviderResponse
 
 # A provider that vanished without a word is noticed after 2 minutes, though a full answer may
@@ -67,17 +67,19 @@ class _Connection(HTTPConnection):
     def connect(self) -> None:
         """Connect, TLS and a proxy's CONNECT included, within the one time that there is for it."""
         sending = in_this_thread.sending
-        with contextlib.ExitStack() as held:
-            held.enter_context(raised_as(CONNECTING, sending.connect_timeout_s))
-            limit = held.enter_context(watchdog.watch(None, sending.connect_timeout_s))
-            self._while_connecting = (limit, held)
-            try:
-                super().connect()
-            finally:
-                del self._while_connecting
-                # A socket that was shut down may fail in any way, or seem to be connected.
-                if limit.cause is not None or sending.watch.cause is not None:
-                    raise TimeoutError
+        try:
+            with contextlib.ExitStack() as held:
+                limit = held.enter_context(watchdog.watch(None, sending.connect_timeout_s))
+                self._while_connecting = (limit, held)
+                try:
+                    super().connect()
+                finally:
+                    del self._while_connecting
+                    # A socket that was shut down may fail in any way, or seem to be connected.
+                    if limit.cause is not None or sending.watch.cause is not None:
+                        raise TimeoutError
+        except Exception as error:
+            raise failure_of(error, CONNECTING, sending.connect_timeout_s) from None
         self._is_used = False
 
     def _new_conn(self) -> socket.socket:
@@ -116,14 +118,19 @@ class _Connection(HTTPConnection):
         self._watch.on_end(functools.partial(self._cut, self._watch, self.sock))
         # urllib3 would go on applying the connect timeout until the request is sent.
         self.timeout = sending.read_timeout_s
-        # Where the provider has closed, its answer (413, say) may have come already.
-        closed = contextlib.suppress(BrokenPipeError, ConnectionResetError)
-        with raised_as(WAITING, sending.read_timeout_s), closed:
+        try:
             super().request(*args, **kwargs)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the provider has closed, but its answer (413, say) may have come already
+        except Exception as error:
+            raise failure_of(error, WAITING, sending.read_timeout_s) from None
 
     def getresponse(self) -> Any:
-        with raised_as(WAITING, in_this_thread.sending.read_timeout_s):
+        try:
             return super().getresponse()
+        except Exception as error:
+            limit_s = in_this_thread.sending.read_timeout_s
+            raise failure_of(error, WAITING, limit_s) from None
 
     @property
     def is_connected(self) -> bool:

@@ -13,7 +13,13 @@ from urllib3.exceptions import HTTPError
 from core.settings import Settings
 from providers.base import Call, Vendor
 from providers.http.connections import Adapter, Sending, in_this_thread
-from providers.http.failures import READING_DOCUMENT, READING_STREAM, Failure, bad_answer, raised_as
+from providers.http.failures import (
+    READING_DOCUMENT,
+    READING_STREAM,
+    Failure,
+    bad_answer,
+    failure_of,
+)
 from providers.http.refusals import plain_id, refusal
 
 MAX_ERROR_BYTES = 64_000
@@ -106,8 +112,10 @@ class Exchange:
 
     def read(self) -> bytes:
         """What has come, at least one byte; b"" at the end of the body."""
-        with raised_as(self._table, self._sending.read_timeout_s):
+        try:
             return self._response.read1(READ_BYTES)
+        except Exception as error:
+            raise failure_of(error, self._table, self._sending.read_timeout_s) from None
 
     def read_document(self, begun: bytes = b"") -> Any:
         """The whole body, parsed, from what was read of it on."""
@@ -150,7 +158,7 @@ class Exchange:
 
     def _read_up_to(self, limit: int, begun: bytes = b"") -> bytes:
         body = bytearray(begun)
-        while len(body) < limit and (read := self.read()):
+        while len(body) < limit and not self._response.closed and (read := self.read()):
             body += read
         return bytes(body[:limit])
 

@@ -5,7 +5,6 @@ import socket
 import ssl
 from dataclasses import dataclass, replace
 from http.client import HTTPException
-from typing import Any
 
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
@@ -68,24 +67,17 @@ READING_DOCUMENT: Table = (_SILENT, (_ANY, Failure(_BAD, "cut its answer off", "
 BEFORE_SENDING = frozenset(failure.cause for _classes, failure in CONNECTING)
 
 
-class raised_as:  # noqa: N801 - it reads as a word in a `with`
-    """What the libraries raise inside comes out as the Failure that the table says it is."""
-
-    def __init__(self, table: Table, limit_s: float) -> None:
-        self._table, self._limit_s = table, limit_s
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        if error is None or isinstance(error, Failure):
-            return
-        if _is_lack(error) or _is_lack(error.__cause__):
-            text = "has no file descriptors, threads or memory left"
-            raise Failure(errors.OVERLOADED, text, "local", wait_s=1.0) from None
-        for classes, failure in self._table:
-            if isinstance(error, classes):
-                raise replace(failure, text=failure.text.format(self._limit_s)) from None
+def failure_of(error: Exception, table: Table, limit_s: float) -> Exception:
+    """The Failure that the table says an exception of the libraries is; other errors themselves."""
+    if isinstance(error, Failure):
+        return error
+    if _is_lack(error) or _is_lack(error.__cause__):
+        text = "has no file descriptors, threads or memory left"
+        return Failure(errors.OVERLOADED, text, "local", wait_s=1.0)
+    for classes, failure in table:
+        if isinstance(error, classes):
+            return replace(failure, text=failure.text.format(limit_s))
+    return error
 
 
 def _is_lack(error: BaseException | None) -> bool:
