@@ -82,12 +82,13 @@ def chat_completions() -> Response:
     ) as call:
         g.has_record = True
         if body.fields["stream"]:
-            response = ServiceResponse(call.stream(), headers=STREAM_HEADERS)
+            # Passed through: werkzeug has nothing to encode in it.
+            response = ServiceResponse(
+                call.stream(), headers=STREAM_HEADERS, direct_passthrough=True
+            )
         else:
             response = _json(call.full())
         _tell_changes(response, body, call.adjusted)
-        if body.fields["stream"]:
-            response.call_on_close(call.stay_open().close)
     return response
 
 

@@ -14,6 +14,7 @@ DONE = "data: [DONE]\n\n"
 # So often at most: routers that cut idle connections wait for many times as long.
 PING_INTERVAL_S = 1.0
 _TEXT = "text"
+_encode = json.JSONEncoder().encode
 # What a stream is judged with when its provider did not count: such a stream is sent without.
 _NOT_COUNTED = Usage(0, 0)
 
@@ -74,37 +75,37 @@ class Chunks:
         Raises ServiceError when the sum of the stream does not fit the published schema.
         """
         match event:
+            case "":
+                return ""
             case str():
-                return self._text(event) if event else self._ping()
+                if self.start is None:
+                    raise _no_start()
+                self.has_text = True
+                size = len(event) if event.isascii() else len(event.encode(errors="replace"))
+                self._room_bytes -= size
+                if self._room_bytes < 0:
+                    text = "The provider's answer is too long."
+                    raise ServiceError(errors.PROVIDER_BAD_RESPONSE, text)
+                before, after = self._around_text
+                return f"{before}{_encode(event)}{after}"
             case Start():
                 self.start = event
                 # Only the text differs from one chunk of text to the next.
-                self._around_text = self._chunk({"content": _TEXT}).rsplit(json.dumps(_TEXT), 1)
+                self._around_text = self._chunk({"content": _TEXT}).rsplit(_encode(_TEXT), 1)
                 return self._chunk({"role": "assistant", "content": ""})
             case Usage():
                 self.usage = event
                 return ""
             case Finish():
                 return self._end(event)
-            case _:
-                return self._ping()
 
-    def _ping(self) -> str:
+    def ping(self) -> str:
+        """A sign of life for the caller, or nothing where the last one is not long ago."""
         now = time.monotonic()
         if now < self._ping_at:
             return ""
         self._ping_at = now + PING_INTERVAL_S
         return PING
-
-    def _text(self, text: str) -> str:
-        if self.start is None:
-            raise _no_start()
-        self.has_text = True
-        self._room_bytes -= len(text) if text.isascii() else len(text.encode(errors="replace"))
-        if self._room_bytes < 0:
-            raise ServiceError(errors.PROVIDER_BAD_RESPONSE, "The provider's answer is too long.")
-        before, after = self._around_text
-        return f"{before}{json.dumps(text)}{after}"
 
     def _end(self, finish: Finish) -> str:
         if self.start is None:
@@ -173,4 +174,4 @@ def _usage(usage: Usage | None) -> dict[str, Any] | None:
 
 def _data(document: dict[str, Any]) -> str:
     # ASCII, so that no client can take a U+2028 in the text for the end of a line.
-    return f"data: {json.dumps(document)}\n\n"
+    return f"data: {_encode(document)}\n\n"

@@ -1,11 +1,9 @@
 """One chat completion, from a valid request to its answer and its usage record."""
 
-import contextlib
 import errno
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack
-from itertools import chain
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from typing import Any, Self
 
 from chat import answers
@@ -32,11 +30,23 @@ class ChatService:
         records.GAUGES["calls"] = self.slots.taken
 
 
-class ChatCall:
-    """One call; a context manager, which gives back whatever the call holds when it ends.
+class Stream:
+    """Server-sent events, as WSGI takes them; closing it ends its call."""
 
-    `full()` and `stream()` raise ServiceError, or CallerLeft; either is in the usage record by
-    then. After them, `adjusted` has the parameters that the model got otherwise than asked.
+    def __init__(self, events: Iterator[bytes], close: Callable[[], None]) -> None:
+        self._events = events
+        self.close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._events
+
+
+class ChatCall:
+    """One call; a context manager, in which either `full()` or `stream()` is called, once.
+
+    When its block ends, whatever the call holds is given back, but for a stream: that goes on
+    until it is closed. What the block raises is in the usage record by then, and ServiceError or
+    CallerLeft. In the end, `adjusted` has the parameters that the model got otherwise than asked.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class ChatCall:
             trace_id=trace_id,
         )
         self._held = ExitStack()
+        self._is_streaming = False
 
     def __enter__(self) -> Self:
         self._held.enter_context(self._call.watch)
@@ -72,28 +83,27 @@ class ChatCall:
         self._held.callback(self._write_record, "client_disconnect")
         return self
 
-    def __exit__(self, *_exc: object) -> None:
-        self._held.close()
-
-    def stay_open(self) -> ExitStack:
-        """What is to be closed in place of the call, once its stream has been taken or left."""
-        return self._held.pop_all()
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        failure = self._recorded(error) if isinstance(error, Exception) else None
+        if error is not None or not self._is_streaming:
+            self._held.close()
+        if failure is not None:
+            raise failure from None
 
     def full(self) -> dict[str, Any]:
         """The body of a full answer."""
-        with self._recorded():
-            answer = self._provider.complete(self._prepared(), self._call)
-            self._note(answer.start, answer.finish.usage, answer.finish.reason)
-            body = answers.completion(answer)
-            self._write_record("ok")
-            return body
+        answer = self._provider.complete(self._prepared(), self._call)
+        self._note(answer.start, answer.finish.usage, answer.finish.reason)
+        body = answers.completion(answer)
+        self._write_record("ok")
+        return body
 
-    def stream(self) -> Iterator[bytes]:
+    def stream(self) -> Stream:
         """Server-sent events; returns when the first has come, so that early failures raise."""
-        with self._recorded():
-            pieces = self._pieces(self._prepared())
-            first = next(pieces)
-        return self._to_its_end(first, pieces)
+        pieces = self._pieces(self._prepared())
+        first = next(pieces)
+        self._is_streaming = True
+        return Stream(self._to_its_end(first, pieces), self._held.close)
 
     @property
     def adjusted(self) -> dict[str, Any]:
@@ -118,25 +128,25 @@ class ChatCall:
             )
         )
         self._call.adjusted |= prepared.adjusted
-        self._held.enter_context(self._service.slots.hold(self._caller.name))
+        self._service.slots.take(self._caller.name)
+        self._held.callback(self._service.slots.give_back, self._caller.name)
         self._service.limits.check(self._caller.name, fields["brand_id"])
         return prepared.body
 
     def _to_its_end(self, first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
         try:
-            with self._recorded():
-                yield from chain([first], pieces)
-        except CallerLeft:
-            # To the server, so that the answer is torn: its end would say that it is complete.
-            raise BrokenPipeError(errno.EPIPE, "the caller left") from None
-        except ServiceError as error:
-            yield answers.error_event(error)
+            yield first
+            yield from pieces
+        except Exception as error:
+            failure = self._recorded(error)
+            if isinstance(failure, CallerLeft):
+                # To the server, so that the answer is torn: its end would say that it is complete.
+                raise BrokenPipeError(errno.EPIPE, "the caller left") from None
+            yield answers.error_event(failure)
 
     def _pieces(self, body: dict[str, Any]) -> Iterator[bytes]:
         """Server-sent events; all that came in one read leaves in one write."""
-        batches = self._held.enter_context(
-            contextlib.closing(self._provider.stream(body, self._call))
-        )
+        batches = self._held.enter_context(closing(self._provider.stream(body, self._call)))
         chunks = answers.Chunks(
             include_usage=self._request.include_usage,
             max_answer_bytes=self._service.settings.max_answer_bytes,
@@ -159,6 +169,8 @@ class ChatCall:
                     self._note(chunks.start, chunks.usage, reason)
             if chunks.has_text:
                 self._record.note_text()
+            if not text or batch[-1] == "":  # nothing, or text that is not the last that came
+                text += chunks.ping()
             if chunks.finish:
                 # Before [DONE], so that a caller who leaves at that moment loses no record.
                 self._write_record("ok")
@@ -196,18 +208,13 @@ class ChatCall:
             provider_request_id=call.provider_request_id,
         )
 
-    @contextlib.contextmanager
-    def _recorded(self) -> Iterator[None]:
-        """Whatever fails inside is written down, and comes out as ServiceError or CallerLeft."""
-        try:
-            yield
-        except CallerLeft:
+    def _recorded(self, error: Exception) -> ServiceError | CallerLeft:
+        """What the caller is told of an error, once it is written down."""
+        if isinstance(error, CallerLeft):
             self._write_record("client_disconnect")
-            raise
-        except ServiceError as error:
-            self._write_record("error", error.kind.code)
-            raise
-        except Exception as crash:
-            records.log_crash(self._call.request_id, crash)
-            self._write_record("error", errors.INTERNAL_ERROR.code)
-            raise errors.unexpected() from None
+            return error
+        if not isinstance(error, ServiceError):
+            records.log_crash(self._call.request_id, error)
+            error = errors.unexpected()
+        self._write_record("error", error.kind.code)
+        return error

@@ -1,9 +1,7 @@
 """How many calls a process carries at once, shared fairly among its callers."""
 
-import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
 
 from core import errors
 from core.errors import ServiceError
@@ -28,21 +26,20 @@ class Slots:
         """How many are in use now."""
         return self._taken
 
-    @contextlib.contextmanager
-    def hold(self, caller: str) -> Iterator[None]:
-        """A slot, until the block ends; raises ServiceError where there is none for `caller`."""
+    def take(self, caller: str) -> None:
+        """Take a slot; raises ServiceError where there is none for `caller`."""
         with self._lock:
             self._refuse_if_full(caller)
             self._held[caller] += 1
             self._taken += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._taken -= 1
-                self._held[caller] -= 1
-                if not self._held[caller]:
-                    del self._held[caller]
+
+    def give_back(self, caller: str) -> None:
+        """Give one back that `caller` has taken."""
+        with self._lock:
+            self._taken -= 1
+            self._held[caller] -= 1
+            if not self._held[caller]:
+                del self._held[caller]
 
     def _refuse_if_full(self, caller: str) -> None:
         if self._taken >= self.total:

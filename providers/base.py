@@ -93,16 +93,11 @@ class Answer:
     finish: Finish
 
 
-@dataclass(slots=True)
-class Ping:
-    """A sign of life: something came, but no text."""
-
-
-PING = Ping()
 # What a stream is made of, in this order: one Start, any number of texts (plain str), one Finish.
-# Pings come anywhere, also first; a Usage tells what is known before the end, and the next one
-# replaces it. They come in lists: all that one read brought, and never an empty one.
-Event = Start | str | Ping | Usage | Finish
+# Empty texts are signs of life, and come anywhere, also first; a Usage tells what is known before
+# the end, and the next one replaces it. They come in lists: all that one read brought, and never
+# an empty one.
+Event = Start | str | Usage | Finish
 # Closing it ends the upstream request.
 EventStream = Generator[list[Event], None, None]
 

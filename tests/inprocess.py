@@ -66,10 +66,8 @@ def busy() -> FlaskClient:
     """A test client of a service of its own, all of whose call slots are taken."""
     there: FlaskClient = client.__wrapped__(OFFLINE="1")
     slots = there.application.extensions["chat"].slots
-    held = [slots.hold(f"caller {i}") for i in range(slots.total)]
-    for slot in held:
-        slot.__enter__()
-    there.application.extensions["held"] = held
+    for number in range(slots.total):
+        slots.take(f"caller {number}")
     return there
 
 

@@ -6,15 +6,19 @@ import pytest
 
 from chat.slots import Slots
 from core.errors import ServiceError
+from providers.offline import Offline
+from tests.conftest import ask
+from tests.inprocess import error_of, offline, post
 
 
 def take(slots: Slots, held: ExitStack, caller: str, most: int = 1000) -> int:
     """How many slots a caller gets."""
     for count in range(most):
         try:
-            held.enter_context(slots.hold(caller))
+            slots.take(caller)
         except ServiceError:
             return count
+        held.callback(slots.give_back, caller)
     return most
 
 
@@ -47,8 +51,11 @@ def test_few_slots_are_all_used(total: int) -> None:
         assert take(Slots(total, callers=5), held, "a") == total
 
 
-def test_a_slot_comes_back_whatever_happens_in_the_call() -> None:
-    slots = Slots(1, callers=1)
-    with pytest.raises(ZeroDivisionError), slots.hold("a"):
-        _ = 1 / 0
-    assert slots.taken() == 0
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_slot_comes_back_whatever_happens_in_the_call(
+    monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    there = offline()
+    monkeypatch.setattr(Offline, "_answer", lambda *_: 1 / 0)
+    assert error_of(post(there, ask(stream=stream)), 500)[0] == "internal_error"
+    assert there.application.extensions["chat"].slots.taken() == 0

@@ -35,40 +35,25 @@ class Decoder:
             read = read.removeprefix(b"\n")
             self._after_cr = False
         end_of_lines = max(read.rfind(b"\n"), read.rfind(b"\r")) + 1
-        if not end_of_lines:
-            self._keep(read)
-            return
-        lines = bytes(self._rest + read[:end_of_lines]).splitlines()
-        self._rest.clear()
-        self._keep(read[end_of_lines:])
-        self._after_cr = read.endswith(b"\r")
-        if self._at_start:
-            self._at_start = False
-            lines[0] = lines[0].removeprefix(_BOM)
-        yield from self._events(lines)
-
-    def _keep(self, rest: bytes) -> None:
-        self._rest += rest
-        if len(self._rest) > MAX_EVENT_BYTES:
-            raise EventTooLong
-
-    def _events(self, lines: list[bytes]) -> Iterator[str | None]:
+        lines = bytes(self._rest + read[:end_of_lines]).splitlines() if end_of_lines else []
+        if lines:
+            self._rest.clear()
+            self._after_cr = read.endswith(b"\r")
+            if self._at_start:
+                self._at_start = False
+                lines[0] = lines[0].removeprefix(_BOM)
+        self._rest += read[end_of_lines:]
         for line in lines:
-            if line.startswith(b"data:"):
-                self._add(line[6:] if line.startswith(b"data: ") else line[5:])
+            if line.startswith(b"data:") or line == b"data":
+                self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+                self._data_bytes += len(line)
             elif not line:
                 data = b"\n".join(self._data).decode()
                 self._data.clear()
                 self._data_bytes = 0
                 if data:
                     yield data
-            elif line == b"data":
-                self._add(b"")
             elif line.startswith(b":"):
                 yield None
-
-    def _add(self, data: bytes) -> None:
-        self._data.append(data)
-        self._data_bytes += len(data) + 1
-        if self._data_bytes > MAX_EVENT_BYTES:
+        if len(self._rest) + self._data_bytes > MAX_EVENT_BYTES:
             raise EventTooLong

@@ -1,17 +1,12 @@
 """A streamed answer: from the bytes of its body to our events."""
 
-import contextlib
-from collections.abc import Iterator
-
 from providers.base import (
-    PING,
     Event,
     EventStream,
     Finish,
     NotAnAnswer,
     ProviderError,
     StreamReader,
-    Usage,
     Vendor,
     is_error,
 )
@@ -20,21 +15,22 @@ from providers.http.failures import Failure, bad_answer
 from providers.http.sse import Decoder, EventTooLong
 
 
-@contextlib.contextmanager
-def read_as_answer(exchange: Exchange) -> Iterator[None]:
-    """What reading documents raises inside comes out as the Failure that it means."""
-    try:
-        yield
-    except ProviderError as error:
-        raise exchange.refusal(error.document) from None
-    except NotAnAnswer as error:
-        raise bad_answer(str(error)) from None
-    except EventTooLong:
-        raise bad_answer("sent an event that is too long") from None
-    except UnicodeDecodeError:
-        raise bad_answer("sent an event that is not UTF-8") from None
-    except (LookupError, TypeError, AttributeError, ValueError):
-        raise bad_answer("sent an answer of an unknown shape") from None
+def unreadable(error: Exception, exchange: Exchange) -> Exception:
+    """The Failure that an error in reading an answer's documents is; other errors themselves."""
+    match error:
+        case Failure():
+            return error
+        case ProviderError():
+            return exchange.refusal(error.document)
+        case NotAnAnswer():
+            return bad_answer(str(error))
+        case EventTooLong():
+            return bad_answer("sent an event that is too long")
+        case UnicodeDecodeError():
+            return bad_answer("sent an event that is not UTF-8")
+        case LookupError() | TypeError() | AttributeError() | ValueError():
+            return bad_answer("sent an answer of an unknown shape")
+    return error
 
 
 def batches(exchange: Exchange, vendor: Vendor) -> EventStream:
@@ -46,22 +42,19 @@ def batches(exchange: Exchange, vendor: Vendor) -> EventStream:
         if is_error(document):
             raise exchange.refusal(document)
         raise bad_answer("sent no stream, though it was asked for one")
-    is_done = False
-    while not is_done:
+    while True:
         events: list[Event] = []
-        failure = None
         try:
-            with read_as_answer(exchange):
-                _take(read, decoder, reader, vendor.end_mark, events)
-        except Failure as error:
-            failure = error
-        is_done = bool(events) and type(events[-1]) is Finish
+            _take(read, decoder, reader, vendor.end_mark, events)
+        except Exception as error:
+            if events:
+                yield events
+            raise unreadable(error, exchange) from None
         if events:
-            yield _told(events)
-        if failure is not None:
-            raise failure
-        if not is_done:
-            read = exchange.read()
+            yield events
+            if type(events[-1]) is Finish:
+                break
+        read = exchange.read()
     exchange.finish()
 
 
@@ -75,23 +68,16 @@ def _take(
     """Add the events in what was read, which is b"" at the end of the body."""
     for data in decoder.feed(read):
         if data is None:  # a comment
-            events.append(PING)
-        elif end_mark is not None and data.strip() == end_mark:
+            events.append("")
+        elif data.strip() == end_mark:
             read = b""
             break
         else:
             document = parse(data)
-            events += (document is not None and reader.read(document)) or (PING,)
+            events += (document is not None and reader.read(document)) or ("",)
             if type(events[-1]) is Finish:
                 return
     if not read:
         events += reader.end()
         if not events or type(events[-1]) is not Finish:
             raise NotAnAnswer("ended its stream before it was complete")
-
-
-def _told(events: list[Event]) -> list[Event]:
-    """The events with one sign of life at most: where text is the last, it shows enough."""
-    told = [event for event in events if event is not PING]
-    is_silent = events[-1] is PING or all(type(event) is Usage for event in told)
-    return [*told, PING] if is_silent else told

@@ -12,7 +12,7 @@ from providers.base import Answer, Call, ChatRequest, Event, EventStream, Prepar
 from providers.http.exchange import Endpoint, Exchange
 from providers.http.failures import BEFORE_SENDING, Failure
 from providers.http.retries import RetryBudget, wait_before_retry_s
-from providers.http.streams import batches, read_as_answer
+from providers.http.streams import batches, unreadable
 from providers.http.successors import Fitting, Refused
 
 T = TypeVar("T")
@@ -44,8 +44,10 @@ class HTTPProvider(Provider):
         def answer(exchange: Exchange) -> Answer:
             with exchange:
                 document = exchange.read_document()
-                with read_as_answer(exchange):
+                try:
                     return self._vendor.answer(document)
+                except Exception as error:
+                    raise unreadable(error, exchange) from None
 
         return self._first(answer, body, call, is_stream=False)
 
