@@ -4,14 +4,19 @@ import contextlib
 import gc
 import os
 import resource
+import threading
+import time
 from typing import Any
 
+from core import watchdog
 from core.settings import load
-from server import log, options
-from server.signals import block_stop_signals
+from server import log, options, signals
 from server.worker import Worker
 
 log.prepare()
+# Python's own limits on nesting are made for stacks of this size; small systems give 1 MiB or
+# less, and JSON of 5,000 levels then ended the worker. Only what is used takes memory.
+threading.stack_size(8 * 2**20)
 settings = load()
 
 wsgi_app = "app:create_app()"
@@ -73,7 +78,24 @@ def pre_fork(server: Any, worker: Worker) -> None:
             taken = [other.cpu for other in server.WORKERS.values()]
             worker.cpu = min(cpus, key=taken.count)
     gc.freeze()  # as its documentation advises before a fork: what is loaded by now will stay
-    block_stop_signals()
+    signals.block_stop_signals()
+
+
+def post_fork(_server: Any, worker: Worker) -> None:
+    """Keep the worker to its CPU."""
+    if worker.cpu is not None:
+        with contextlib.suppress(OSError):  # a cpuset may have shrunk: then any CPU will do
+            os.sched_setaffinity(0, {worker.cpu})
+
+
+def post_worker_init(_worker: Worker) -> None:
+    """Take signals: by now, the worker handles them."""
+    signals.let_stop_signals_through()
+
+
+def worker_int(_worker: Worker) -> None:
+    """End every call at once: SIGINT or SIGQUIT came."""
+    watchdog.stop_at(time.monotonic())
 
 
 def when_ready(server: Any) -> None:

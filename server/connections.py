@@ -4,18 +4,18 @@ A request's head is taken in without waiting, so that a connection needs a threa
 head is complete.
 """
 
+import contextlib
 import re
 import select
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from gunicorn.http.body import ChunkedReader, LengthReader
-from gunicorn.http.errors import InvalidChunkSize, InvalidHeader, NoMoreData
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import InvalidChunkSize, InvalidHeader, LimitRequestHeaders, NoMoreData
 from gunicorn.http.message import Request
-from gunicorn.http.parser import RequestParser
-from gunicorn.workers.gthread import TConn
+from gunicorn.http.unreader import SocketUnreader
 
 # A request's line and headers in all.
 MAX_HEAD_BYTES = 65_536
@@ -36,8 +36,8 @@ _LONE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 class CheckedRequest(Request):
     """A request that closes its connection where gunicorn would go on: see `should_close()`."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, cfg: Any, source: "Connection") -> None:
+        super().__init__(cfg, SocketUnreader(source), source.client)
         host = None
         for name, value in self.headers:
             if name == "CONNECTION" and "close" in re.split(r"[\t ,]+", value.lower()):
@@ -50,23 +50,12 @@ class CheckedRequest(Request):
                 self.scheme = "https"
         if (host is None and self.version >= (1, 1)) or not _HOST.fullmatch(host or ""):
             raise InvalidHeader("HOST", req=self)  # RFC 9112, section 3.2
-
-    def set_body_reader(self) -> None:
-        super().set_body_reader()
-        self._is_body_invited = not self._expected_100_continue
         # gunicorn would invite every body, so that who waits as RFC 9110, section 10.1.1, means it
         # would still send 8 MB for a 401.
+        source.is_body_invited = not self._expected_100_continue
         self._expected_100_continue: bool = False
-        reader = self.body.reader
-        if isinstance(reader, ChunkedReader):
-            reader.parser = _bounded(reader.parser, self._invite_body)
-        else:
-            self.body.reader = WholeReader(reader.unreader, reader.length, self._invite_body)
-
-    def _invite_body(self) -> None:
-        if not self._is_body_invited:
-            self._is_body_invited = True
-            self.unreader.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if isinstance(self.body.reader, ChunkedReader):
+            self.body.reader.parser = _bounded(self.body.reader.parser)
 
     def should_close(self) -> bool:
         """Also with a body that nobody has read: what comes of it is not the next request.
@@ -75,29 +64,11 @@ class CheckedRequest(Request):
         proxy that shares its connections gives to the next caller.
         """
         reader = self.body.reader
-        unread = reader.length if isinstance(reader, WholeReader) else reader.parser
+        unread = reader.parser if isinstance(reader, ChunkedReader) else reader.length
         return bool(unread) or self.body.failed or super().should_close()
 
 
-class WholeReader(LengthReader):
-    """A body of known length, which fails where it ends early; gunicorn would call it read."""
-
-    def __init__(self, unreader: Any, length: int, invite: Callable[[], None]) -> None:
-        super().__init__(unreader, length)
-        self._invite = invite
-
-    def read(self, size: int) -> bytes:
-        wanted = min(size, self.length)
-        if wanted:
-            self._invite()
-        data: bytes = super().read(size)
-        if len(data) < wanted:
-            raise NoMoreData(b"")
-        return data
-
-
-def _bounded(chunks: Iterator[bytes], invite: Callable[[], None]) -> Iterator[bytes]:
-    invite()
+def _bounded(chunks: Iterator[bytes]) -> Iterator[bytes]:
     left = MAX_SMALL_CHUNKS
     for chunk in chunks:
         left -= len(chunk) < SMALL_CHUNK_BYTES
@@ -106,80 +77,103 @@ def _bounded(chunks: Iterator[bytes], invite: Callable[[], None]) -> Iterator[by
         yield chunk
 
 
-class Parser(RequestParser):
-    """gunicorn's parser, for a CheckedRequest."""
+class Connection:
+    """A caller's connection, and as much of its next request as has come.
 
-    mesg_class = CheckedRequest
-
-
-class Connection(TConn):
-    """A caller's connection, and as much of its next request as has come."""
+    gunicorn's worker knows `sock`, `client`, `server`, `timeout` and `close()`.
+    """
 
     def __init__(
         self, cfg: Any, sock: socket.socket, client: Any, server: Any, timeout_s: float
     ) -> None:
-        super().__init__(cfg, sock, client, server)
         # A caller who takes nothing of an answer, or a body that stalls, holds a thread. Unlike
         # Python's time limits, the system's cost no call of their own on each write.
+        sock.setblocking(True)
         limit = struct.pack("@ll", int(timeout_s), int(timeout_s % 1 * 1e6))
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             sock.setsockopt(socket.SOL_SOCKET, option, limit)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self.parser = Parser(cfg, sock, client)
-        self.data_ready = True  # or gunicorn would wait for it in a thread
+        self.cfg = cfg
+        self.sock = sock
+        self.client = client
+        self.server = server
+        self.timeout = 0.0  # of time.monotonic()
         self.has_request = False  # its whole head, or enough to refuse it
-        self.is_head_too_large = False
-        self.unread_bytes = MAX_UNREAD_BYTES
+        self.is_body_invited = True
+        self._is_head_too_large = False
+        self._left_to_discard = MAX_UNREAD_BYTES
         self._head = bytearray()
-        self._room = select.poll()
-        self._room.register(sock, select.POLLOUT)
+        self._poll = select.poll()
 
-    def begin_request(self) -> None:
-        """Look for another request in what has come with the last one."""
-        self.has_request = False
-        if data := self.parser.unreader.take_buffered():
-            self._take(data)
+    def close(self) -> None:
+        """Close it, whatever became of it."""
+        with contextlib.suppress(OSError):
+            self.sock.close()
+
+    def is_ready(self, event: int, wait_s: float = 0) -> bool:
+        """Whether `event` is there, now or within `wait_s`.
+
+        POLLOUT is: an answer of a few pages could be written without waiting for the caller.
+        """
+        self._poll.register(self.sock, event)
+        return bool(self._poll.poll(wait_s * 1000))
 
     def receive(self) -> bool:
-        """Whether the connection is still open, when what has come of the head was taken."""
-        try:
-            data = self.sock.recv(RECEIVE_BYTES)
-        except (BlockingIOError, TimeoutError):
-            return True
-        except OSError:
-            return False
-        self._take(data)
-        return bool(data)
-
-    def takes_answers(self) -> bool:
-        """Whether an answer of a few pages could be written without waiting for the caller."""
-        return bool(self._room.poll(0))
+        """Whether no more is to come of the next request's head, when what has come was taken."""
+        data = self._received()
+        if data:
+            self.take(data)
+        return self.has_request or data == b""
 
     def discard(self) -> bool:
-        """Whether the peer may send more, when what has come was thrown away."""
-        try:
-            read = self.sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        self.unread_bytes -= len(read)
-        return bool(read) and self.unread_bytes > 0
+        """Whether no more is to come from the peer, when what has come was thrown away."""
+        data = self._received()
+        self._left_to_discard -= len(data or b"")
+        return data == b"" or self._left_to_discard <= 0
 
-    def _take(self, data: bytes) -> None:
+    def _received(self) -> bytes | None:
+        """What has come without waiting, None if nothing has; nothing from a peer who is done."""
+        try:
+            return self.sock.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def take(self, data: bytes) -> None:
+        """Add to the next request's head."""
         head = self._head
         searched = max(0, len(head) - 3)
         head += data
         end = head.find(b"\r\n\r\n", searched)
-        self.is_head_too_large = (len(head) if end < 0 else end) > MAX_HEAD_BYTES
+        self._is_head_too_large = (len(head) if end < 0 else end) > MAX_HEAD_BYTES
         # gunicorn's parser refuses a lone line feed, or a first line that is too long, at once;
         # for any other unfinished head it would wait.
-        if (
+        self.has_request = (
             end >= 0
-            or self.is_head_too_large
-            or _LONE_LINE_FEED.search(head, searched)
+            or self._is_head_too_large
+            or bool(_LONE_LINE_FEED.search(head, searched))
             or (b"\n" not in head and len(head) - 2 > self.cfg.limit_request_line > 0)
-        ):
-            self.parser.unreader.unread(bytes(head))
-            head.clear()
-            self.has_request = True
+        )
+
+    def next_request(self) -> CheckedRequest:
+        """The request whose head is there; raises what gunicorn would refuse it for."""
+        if self._is_head_too_large:
+            raise LimitRequestHeaders("the whole head")
+        return CheckedRequest(self.cfg, self)
+
+    def recv(self, size: int) -> bytes:
+        """What gunicorn reads a request from: its head, with what came behind it, then the rest.
+
+        It raises NoMoreData where a body ends early; gunicorn would call one of known length read.
+        """
+        if self.has_request:
+            self.has_request = False
+            head, self._head = self._head, bytearray()
+            return bytes(head)
+        if not self.is_body_invited:
+            self.is_body_invited = True
+            self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not (data := self.sock.recv(size)):
+            raise NoMoreData(b"")
+        return data

@@ -2,25 +2,21 @@
 
 import contextlib
 import errno
-import os
-import selectors
+import select
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from functools import partial
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
-from gunicorn.http.errors import LimitRequestHeaders
+from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from core import records, watchdog
 from core.settings import load
 from server.connections import Connection
 from server.refusals import refuse
-from server.signals import let_stop_signals_through
-from server.threads import Threads
 
 # Calls still running this long before the end of the grace get an error event, not a torn body.
 ERRORS_BEFORE_END_S = 4
@@ -53,19 +49,6 @@ class Worker(ThreadWorker):
     def check_config(cls, cfg: Any, log: Any) -> None:
         """Nothing: gunicorn would warn of few connections, but here the idle ones make room."""
 
-    def init_process(self) -> None:
-        if self.cpu is not None:
-            with contextlib.suppress(OSError):  # a cpuset may have shrunk: then any CPU will do
-                os.sched_setaffinity(0, {self.cpu})
-        super().init_process()
-
-    def init_signals(self) -> None:
-        super().init_signals()
-        let_stop_signals_through()
-
-    def get_thread_pool(self) -> Threads:
-        return Threads(self.cfg.threads)
-
     def notify(self) -> None:
         """Tell the master that this worker lives and, once a minute, the operator what it does."""
         super().notify()
@@ -92,81 +75,72 @@ class Worker(ThreadWorker):
             return False
         self.nr_conns += 1
         self._make_room()
-        self._wait_for(conn, self.arrival_timeout_s, self.on_pending_socket_readable)
+        self._receive(conn)
         return True
 
-    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        """A kept connection's next request begins: it has as long as a new one's."""
-        self._receive(conn, self.keepalived_conns)
+    def _receive(self, conn: Connection) -> None:
+        """Take what has come of a request's head; the rest of it has a time of its own."""
+        if conn.receive():
+            self._serve(conn)
+        else:
+            self._wait_for(conn, self.arrival_timeout_s, self._serve, conn.receive)
 
-    def on_pending_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        self._receive(conn, self.pending_conns)
-
-    def _receive(self, conn: Connection, waiting: deque[Connection]) -> None:
-        if conn.sock.fileno() < 0:  # closed in this very turn of the loop
-            return
-        is_open = conn.receive()
-        if is_open and not conn.has_request and waiting is self.pending_conns:
-            return
-        self.poller.unregister(conn.sock)
-        waiting.remove(conn)
-        if not is_open:
+    def _serve(self, conn: Connection) -> None:
+        """Find a thread for a caller who takes what was sent: it would wait with its answer."""
+        if not conn.has_request:
             self._close(conn)
-        elif conn.has_request:
-            self.enqueue_req(conn)
+        elif conn.is_ready(select.POLLOUT):
+            self._find_thread(conn)
         else:
-            self._wait_for(conn, self.arrival_timeout_s, self.on_pending_socket_readable)
+            self._wait_for(conn, self.arrival_timeout_s, self._find_thread, event=EVENT_WRITE)
 
-    def enqueue_req(self, conn: Connection) -> None:
-        """A thread only for a caller who takes what was sent: it would wait with its answer."""
-        if conn.takes_answers():
-            super().enqueue_req(conn)
+    def _find_thread(self, conn: Connection) -> None:
+        # Where the system gives no more of them, it is queued by then: one that is there takes it.
+        with contextlib.suppress(RuntimeError):
+            self.tpool.submit(self._handle, conn)
+
+    def _keep(self, conn: Connection) -> None:
+        if conn.has_request:
+            self._serve(conn)
         else:
-            write = selectors.EVENT_WRITE
-            self._wait_for(conn, self.arrival_timeout_s, self._enqueue_at_last, write)
-
-    def _enqueue_at_last(self, conn: Connection, client: socket.socket) -> None:
-        if client.fileno() >= 0:
-            self.poller.unregister(client)
-            self.pending_conns.remove(conn)
-            super().enqueue_req(conn)
-
-    def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
-        if fs.cancelled() or fs.exception() or fs.result() is not False:
-            super().finish_request(conn, fs)
-        else:
-            self._linger(conn)
+            keep_s = self.cfg.keepalive
+            self._wait_for(conn, keep_s, self._receive, waiting=self.keepalived_conns)
         self._make_room()
 
     def _linger(self, conn: Connection) -> None:
-        # gunicorn would now wait for the peer in its main loop, for up to 2 s, and all other
-        # connections with it. In the poller, it costs neither them nor a thread.
-        linger_s = self.arrival_timeout_s if self.alive else STOP_KEEPALIVE_LINGER
+        """Close when the caller has read the answer, which costs neither a thread nor others."""
         try:
-            conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:  # it is closed already
             self._close(conn)
         else:
-            self._wait_for(conn, linger_s, self._discard)
-
-    def _discard(self, conn: Connection, client: socket.socket) -> None:
-        if client.fileno() >= 0 and not conn.discard():
-            self.poller.unregister(client)
-            self.pending_conns.remove(conn)
-            self._close(conn)
+            self._wait_for(conn, self.arrival_timeout_s, self._close, conn.discard)
+        self._make_room()
 
     def _wait_for(
         self,
         conn: Connection,
         timeout_s: float,
-        ready: Callable[..., None],
-        event: int = selectors.EVENT_READ,
+        then: Callable[[Connection], None],
+        is_over: Callable[[], bool] = lambda: True,
+        *,
+        event: int = EVENT_READ,
+        waiting: deque[Connection] | None = None,
     ) -> None:
-        """Have the poller call `ready`, and murder_pending() close what takes longer."""
-        conn.timeout = time.monotonic() + timeout_s
-        self.pending_conns.append(conn)
-        self.poller.register(conn.sock, event, partial(ready, conn))
+        """Have `then` called after an event at which `is_over`; what takes longer is closed."""
+        among = self.pending_conns if waiting is None else waiting
+
+        def on_event(sock: socket.socket) -> None:
+            if sock.fileno() >= 0 and is_over():  # not closed in this very turn of the loop
+                self.poller.unregister(sock)
+                among.remove(conn)
+                then(conn)
+
+        if not self.alive:
+            timeout_s = min(timeout_s, STOP_KEEPALIVE_LINGER)
+        conn.timeout = time.monotonic() + timeout_s  # murder_pending() and murder_keepalived()
+        among.append(conn)
+        self.poller.register(conn.sock, event, on_event)
 
     def _make_room(self) -> None:
         """Called whenever one more connection is there, or idle: else none would be accepted."""
@@ -189,48 +163,52 @@ class Worker(ThreadWorker):
 
     # Requests: each in a thread.
 
-    def handle(self, conn: Connection) -> bool:
+    def _handle(self, conn: Connection) -> None:
+        then = self._linger
+        try:
+            if self._answer(conn):
+                then = self._keep
+        except (StopIteration, NoMoreData, ConnectionError, BlockingIOError):
+            pass  # the answer broke off, or its caller has left or has taken nothing for too long
+        except OSError:
+            self.log.exception("Socket error processing request.")
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                conn.sock.sendall(refuse(error))
+        finally:
+            self.method_queue.defer(then, conn)
+
+    def _answer(self, conn: Connection) -> bool:
         """Whether the connection stays open, after one request or several in quick succession."""
-        while not conn.is_head_too_large:
-            if not super().handle(conn):
+        while True:
+            request = conn.next_request()
+            if not self.handle_request(request, conn):
                 return False
-            conn.begin_request()
+            if pipelined := request.unreader.take_buffered():
+                conn.take(pipelined)
             if self._is_busy():
                 return True
-            if not conn.has_request:
-                conn.sock.settimeout(NEXT_REQUEST_S)
-                if not conn.receive():
-                    return False
-            if not (conn.has_request and conn.takes_answers()):
+            if not conn.has_request and conn.is_ready(select.POLLIN, NEXT_REQUEST_S):
+                conn.receive()
+            if not (conn.has_request and conn.is_ready(select.POLLOUT)):
                 return True
-        self.handle_error(None, conn.sock, conn.client, LimitRequestHeaders("the whole head"))
-        return False
 
     def _is_busy(self) -> bool:
         """Whether this thread has better to do than wait: as many are busy as there may be."""
         idle = len(self.keepalived_conns) + len(self.pending_conns)
         return not self.alive or self.nr_conns - idle >= self.cfg.threads
 
-    def handle_request(self, req: Any, conn: Connection) -> Any:
-        try:
-            return super().handle_request(req, conn)
-        except BlockingIOError:  # the caller has taken nothing of the answer for too long
-            return False
-
-    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
-        with contextlib.suppress(OSError):
-            client.setblocking(True)
-            client.sendall(refuse(exc))
-
     # The stop.
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
-        if not self.alive:
-            self._refuse_connections()
+        if not (enabled or self.alive):
+            self._stop()
 
-    def _refuse_connections(self) -> None:
+    def _stop(self) -> None:
         """Take the connections that are queued, then close the listeners (gunicorn #922)."""
+        grace_s = self.cfg.graceful_timeout - ERRORS_BEFORE_END_S
+        watchdog.stop_at(time.monotonic() + max(0, grace_s))
         for listener in self.sockets:
             while self.accept(listener):
                 pass
@@ -238,13 +216,3 @@ class Worker(ThreadWorker):
         limit = time.monotonic() + STOP_KEEPALIVE_LINGER
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, limit)
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        if self.alive:  # a second SIGTERM puts nothing off
-            grace_s = self.cfg.graceful_timeout - ERRORS_BEFORE_END_S
-            watchdog.stop_at(time.monotonic() + max(0, grace_s))
-        super().handle_exit(sig, frame)
-
-    def handle_quit(self, sig: int, frame: Any) -> None:
-        watchdog.stop_at(time.monotonic())
-        super().handle_quit(sig, frame)

@@ -59,64 +59,39 @@ NAMES: dict[str, tuple[str | None, str]] = {
     "http.client.HTTPResponse.read1": ("self n", "one write for what came together"),
     # The server: connections in the main loop,
     "gunicorn.workers.gthread.ThreadWorker.accept": ("self listener", "heads read without waiting"),
-    "gunicorn.workers.gthread.ThreadWorker.on_client_socket_readable": (
-        "self conn client",
-        "heads read without waiting, on kept connections",
+    "gunicorn.workers.gthread.ThreadWorker.murder_keepalived": (
+        "self",
+        "time limits without threads, for kept connections",
     ),
-    "gunicorn.workers.gthread.ThreadWorker.on_pending_socket_readable": (
-        "self conn client",
-        "heads read without waiting, on new connections",
+    "gunicorn.workers.gthread.ThreadWorker.murder_pending": (
+        "self",
+        "time limits without threads, for all others that wait",
     ),
-    "gunicorn.workers.gthread.ThreadWorker.enqueue_req": ("self conn", "a thread for a whole head"),
-    "gunicorn.workers.gthread.ThreadWorker.murder_pending": ("self", "time limits without threads"),
-    "gunicorn.workers.gthread.ThreadWorker.finish_request": (
-        "self conn fs",
-        "a refused caller still reads the answer",
+    "gunicorn.workers.gthread.PollableMethodQueue.defer": (
+        "self callback args",
+        "the way back to it from a thread",
     ),
     "gunicorn.workers.gthread.ThreadWorker.check_config": (
         "cls cfg log",
         "no warning that is wrong",
     ),
     # requests in threads,
-    "gunicorn.workers.gthread.ThreadWorker.get_thread_pool": ("self", "a stack for deep JSON"),
-    "concurrent.futures.thread.ThreadPoolExecutor._adjust_thread_count": (
-        "self",
-        "service goes on where the system gives no more threads",
-    ),
-    "gunicorn.workers.gthread.ThreadWorker.handle": ("self conn", "the next request at once"),
     "gunicorn.workers.gthread.ThreadWorker.handle_request": (
         "self req conn",
-        "a caller who takes no answer is no crash",
-    ),
-    "gunicorn.workers.base.Worker.handle_error": (
-        "self req client addr exc",
-        "gunicorn's own errors in the contract's shape",
-    ),
-    "gunicorn.http.parser.RequestParser.mesg_class": (None, "requests judged as below"),
-    "gunicorn.http.message.Request.set_body_reader": (
-        "self",
-        "a body that ends early, countless chunks",
+        "several requests of one connection in one go, each checked as below",
     ),
     "gunicorn.http.message.Message.should_close": ("self", "one request, one answer"),
     "gunicorn.http.message.Message.force_close": ("self", "`Connection: keep-alive, close`"),
-    "gunicorn.http.body.LengthReader.read": ("self size", "a body that ends early"),
-    "gunicorn.http.unreader.Unreader.unread": ("self data", "heads read without waiting"),
+    "gunicorn.http.unreader.SocketUnreader.chunk": (
+        "self size_hint",
+        "heads read without waiting, a body that ends early",
+    ),
     "gunicorn.http.unreader.Unreader.take_buffered": ("self", "heads read without waiting"),
     # and the stop.
-    "gunicorn.workers.gthread.ThreadWorker.init_process": ("self", "a CPU for each worker"),
-    "gunicorn.workers.base.Worker.init_signals": ("self", "no stop signal lost"),
     "gunicorn.workers.base.Worker.notify": ("self", "what a worker has in hand, once a minute"),
     "gunicorn.workers.gthread.ThreadWorker.set_accept_enabled": (
         "self enabled",
-        "new callers are refused at once by a worker that stops",
-    ),
-    "gunicorn.workers.gthread.ThreadWorker.handle_exit": (
-        "self sig frame",
-        "what cannot finish gets an error event in time",
-    ),
-    "gunicorn.workers.gthread.ThreadWorker.handle_quit": (
-        "self sig frame",
-        "an error event for all at once",
+        "a stop refuses new callers at once and tells those whose calls cannot finish",
     ),
 }
 # Attributes that exist in objects only.
@@ -125,11 +100,9 @@ FIELDS = {
     "urllib3.poolmanager.PoolManager": ("pool_classes_by_scheme",),
     "urllib3.connection.HTTPConnection": ("host", "port", "sock", "timeout", "socket_options"),
     "gunicorn.workers.gthread.ThreadWorker": (
-        *("alive", "cfg", "sockets", "poller", "nr_conns", "worker_connections"),
-        *("keepalived_conns", "pending_conns", "max_keepalived"),
+        *("alive", "cfg", "sockets", "poller", "tpool", "method_queue", "nr_conns"),
+        *("worker_connections", "keepalived_conns", "pending_conns", "max_keepalived"),
     ),
-    "gunicorn.workers.gthread.TConn": ("sock", "client", "parser", "timeout", "data_ready"),
-    "gunicorn.http.parser.RequestParser": ("unreader",),
     "gunicorn.http.message.Request": (
         "headers",
         "version",
@@ -139,10 +112,10 @@ FIELDS = {
         "_expected_100_continue",
     ),
     "gunicorn.http.body.Body": ("reader", "failed"),
-    "gunicorn.http.body.LengthReader": ("unreader", "length"),
+    "gunicorn.http.body.LengthReader": ("length",),
     "gunicorn.http.body.ChunkedReader": ("parser",),
 }
-LIBRARIES = ("urllib3", "requests", "http", "gunicorn", "concurrent")
+LIBRARIES = ("urllib3", "requests", "http", "gunicorn")
 ROOMS = ("providers.http.", "server.")
 
 
@@ -170,8 +143,6 @@ def test_the_fields_are_there(dotted: str) -> None:
         "HTTPResponse": (sock,),
         "HTTPConnection": ("localhost",),
         "ThreadWorker": (1, 1, [], None, 30, config, None),
-        "TConn": (config, sock, "", ""),
-        "RequestParser": (config, sock, ""),
         "Request": (config, unreader, ""),
         "Body": (None,),
         "LengthReader": (unreader, 0),
