@@ -69,7 +69,9 @@ def usage_command(
     if since or until:
         records = _within(records, since or "", until or "~")
     report = Report(records, by)
-    _write(_FORMS[form or "table"](report))
+    # What the output's encoding does not know is written out.
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    click.echo(_FORMS[form or "table"](report).encode(encoding, "backslashreplace"), nl=False)
     for problem in unread:
         click.echo(problem, err=True)
     if over is not None and not report.total.usd <= over:  # nor if it is not a number
@@ -92,9 +94,3 @@ def _within(records: Iterator[dict[str, Any]], since: str, until: str) -> Iterat
         time = record.get("time")
         if isinstance(time, str) and since <= time < until:
             yield record
-
-
-def _write(text: str) -> None:
-    """To standard output, with what its encoding does not know written out."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace"), nl=False)

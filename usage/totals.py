@@ -21,7 +21,6 @@ TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_toke
 COUNTS = ("calls", "errors", "hang_ups", *TOKENS, "unpriced")
 COLUMNS = (*COUNTS, "usd", "p50_ms", "p95_ms")
 
-_NOT_OK = {"error": "errors", "client_disconnect": "hang_ups"}
 # Durations are counted in steps of 0.2 %: a percentile is 0.1 % off at most.
 _STEPS_PER_E = 500
 _LONGEST_MS = 1e9
@@ -31,24 +30,21 @@ class Totals:
     """The sums of some calls; durations are those of all calls, however they ended."""
 
     def __init__(self) -> None:
-        self.counts: defaultdict[str, int] = defaultdict(int)
+        self.counts = dict.fromkeys(COUNTS, 0)
         self.usd = 0.0
-        self._durations: defaultdict[int, int] = defaultdict(int)
+        self._durations = Counter[int]()
 
     def add(self, record: Mapping[str, Any], cost: float | None) -> None:
         """Count one call; `cost` None is unknown."""
         counts = self.counts
         counts["calls"] += 1
-        status = record.get("status")
-        if status != "ok" and isinstance(status, str) and status in _NOT_OK:
-            counts[_NOT_OK[status]] += 1
+        counts["errors"] += record.get("status") == "error"
+        counts["hang_ups"] += record.get("status") == "client_disconnect"
+        counts["unpriced"] += cost is None
+        self.usd += cost or 0
         for name in TOKENS:
-            if (value := record.get(name)) and (tokens := count(value)):
-                counts[name] += tokens
-        if cost is None:
-            counts["unpriced"] += 1
-        else:
-            self.usd += cost
+            if value := record.get(name):
+                counts[name] += count(value) or 0
         duration = record.get("duration_ms")
         if isinstance(duration, (float, int)) and 0 <= duration < _LONGEST_MS:
             self._durations[int(_STEPS_PER_E * math.log(duration + 1) + 0.5)] += 1
@@ -56,21 +52,20 @@ class Totals:
     def merge(self, other: "Totals") -> None:
         """Count all that another one has counted."""
         self.usd += other.usd
-        for name, calls in other.counts.items():
-            self.counts[name] += calls
-        for step, calls in other._durations.items():
-            self._durations[step] += calls
+        self._durations.update(other._durations)
+        for name, number in other.counts.items():
+            self.counts[name] += number
 
     def row(self) -> dict[str, float | None]:
         """The numbers of COLUMNS, in that order; None is unknown."""
         usd = None if self.counts["unpriced"] == self.counts["calls"] else round(self.usd, 8)
         times = {"p50_ms": self._percentile_ms(0.50), "p95_ms": self._percentile_ms(0.95)}
-        return {**{name: self.counts[name] for name in COUNTS}, "usd": usd, **times}
+        return {**self.counts, "usd": usd, **times}
 
     def _percentile_ms(self, share: float) -> float | None:
-        left = math.ceil(sum(self._durations.values()) * share)
-        for step in sorted(self._durations):
-            left -= self._durations[step]
+        left = math.ceil(self._durations.total() * share)
+        for step, calls in sorted(self._durations.items()):
+            left -= calls
             if left <= 0:
                 return round(math.exp(step / _STEPS_PER_E) - 1, 1)
         return None
@@ -82,13 +77,13 @@ class Report:
     def __init__(self, records: Iterable[Mapping[str, Any]], by: str) -> None:
         self.by = by
         self.total = Totals()
-        self.unpriced_models: Counter[str] = Counter()
+        self.unpriced_models = Counter[str]()
         groups: defaultdict[str | None, Totals] = defaultdict(Totals)
         for record in records:
             cost = cost_of(record)
-            if cost is None:
-                self._note_model(record)
             groups[self._group(record)].add(record, cost)
+            if cost is None:
+                self._note_model(record.get("provider"), record.get("answered_model"))
         for totals in groups.values():
             self.total.merge(totals)
         self.groups = sorted(groups.items(), key=self._rank)
@@ -104,7 +99,6 @@ class Report:
             return 0, 0, name or ""
         return -totals.usd, -totals.counts["calls"], name or ""  # the dearest first
 
-    def _note_model(self, record: Mapping[str, Any]) -> None:
-        provider, model = record.get("provider"), record.get("answered_model")
+    def _note_model(self, provider: Any, model: Any) -> None:
         if isinstance(provider, str) and isinstance(model, str) and not is_priced(provider, model):
             self.unpriced_models[f"{provider}/{model}"] += 1
