@@ -1,4 +1,4 @@
-"""What a provider's error says: whose business it is, in the service's own kinds, and in words."""
+"""What a provider's error means: whose business it is, in the service's own kinds, and in words."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from core import errors
 from core.errors import Kind
-from providers.http.envelopes import details, first, layers_of, message_in, param_in, status_in
+from providers.http.envelopes import ErrorObject, first
 from providers.http.failures import Failure
 from providers.http.retries import retry_after_s
 
@@ -25,8 +25,7 @@ _KINDS_BY_STATUS = {
     429: errors.PROVIDER_RATE_LIMITED,
 }
 _KINDS_BY_HUNDRED = {4: errors.PROVIDER_REJECTED_REQUEST, 5: errors.PROVIDER_UNAVAILABLE}
-# Error codes and types, without "_" and a last "error", and the status that they stand for:
-# the more telling one of an error's words comes first.
+# Error codes and types, without "_" and a last "error", and the status that they stand for.
 _STATUS_OF_WORD = {
     word: status
     for status, words in {
@@ -34,22 +33,22 @@ _STATUS_OF_WORD = {
         "billingnotactive paymentrequired insufficientcredits insufficientbalance "
         "creditlimitreached spendlimitreached budgetexceeded",
         404: "modelnotfound deploymentnotfound modelnotavailable modelnotsupported invalidmodel "
-        "unsupportedmodel modeldecommissioned modeldeprecated",
+        "unsupportedmodel modeldecommissioned modeldeprecated notfound",
         422: "contentfilter contentpolicyviolation contentpolicy moderation moderationblocked",
         429: "ratelimitexceeded ratelimit ratelimited toomanyrequests resourceexhausted slowdown",
         401: "invalidapikey authentication unauthorized unauthenticated",
         403: "permission permissiondenied forbidden unsupportedcountryregionterritory",
         400: "contextlengthexceeded requesttoolarge badrequest invalidargument unprocessableentity "
-        "unsupportedparameter unknownparameter unsupportedvalue invalidvalue invalidprompt",
+        "unsupportedparameter unknownparameter unsupportedvalue invalidvalue invalidprompt "
+        "invalidrequest",
         408: "timeout requesttimeout gatewaytimeout deadlineexceeded",
         529: "overloaded serviceunavailable unavailable enginesoverloaded",
         500: "server internalserver internal api badgateway",
     }.items()
     for word in words.split()
 }
-_SAYING_WHAT = ("code", "type", "status", "status_code", "error")
-# Words that say less than a status does, and count where there is none.
-_STATUS_OF_VAGUE_WORD = {"invalidrequest": 400, "notfound": 404}
+# These say less than a status does, and count where nothing else tells one.
+_VAGUE_WORDS = ("invalidrequest", "notfound")
 _MONEY = (
     r"credit balance|(?:insufficient|not enough|out of|any|no|more) (?:account )?"
     r"(?:credits?|balance|funds)|credits? (?:are |is )?(?:exhausted|depleted)"
@@ -78,71 +77,18 @@ _KEY_LIKE = re.compile(
 _PLAIN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
-class ErrorObject:
-    """What a provider's error document says; of an unknown shape, it says nothing.
-
-    Read from every envelope that is known: nested, flat, `detail`, a list, or plain text.
-    """
-
-    def __init__(self, document: Any) -> None:
-        layers = layers_of(document)
-        said = [layer.get(name) for layer in layers for name in _SAYING_WHAT]
-        self._words = [word for word in said if isinstance(word, str) and _normal(word) in _KNOWN]
-        self._codes = [code.replace("_", " ") for code in said if isinstance(code, str)]
-        self._number = first(map(status_in, said))
-        self.message = first(map(message_in, layers)) or ""
-        metadata = [details(layer.get("metadata")) for layer in layers]
-        self._is_about_input = any(fields.get("reasons") for fields in metadata)
-        self.param = first(map(param_in, layers))
-        self.request_id = first(plain_id(layer.get("request_id")) for layer in layers)
-
-    def status(self, http_status: int | None) -> int | None:
-        """The status that says best what the error is; None where nothing does.
-
-        `http_status` is that of the answer, or None for an error that came with a 200.
-        """
-        telling = [_STATUS_OF_WORD[w] for w in map(_normal, self._words) if w in _STATUS_OF_WORD]
-        vague = [_STATUS_OF_VAGUE_WORD[w] for w in map(_normal, self._words) if w in _VAGUE]
-        status = http_status or self._number or first(telling + vague)
-        if {402, 404} & set(telling):  # whatever else it comes with
-            return next(word for word in telling if word in (402, 404))
-        start = self.message[:MAX_QUOTE_CHARACTERS]
-        about = " ".join([*self._codes, start])
-        about_money = _ABOUT_MONEY_ALONE if 429 in telling else _ABOUT_MONEY
-        if not {400, 422} & set(telling) and self.param is None and about_money.search(about):
-            return 402
-        if status == 403 and (422 in telling or self._is_about_input or _ABOUT_INPUT.search(start)):
-            return 422
-        return status
-
-    def describe(self, kind: Kind, secrets: Iterable[str]) -> str:
-        """The end of a sentence: its first word and, where it helps, its message without keys."""
-        word = f" ({self._words[0]})" if self._words else ""
-        message = self.message if kind in _QUOTED else ""
-        for secret in secrets:
-            message = message.replace(secret, "[key]")
-        line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-        quote = _KEY_LIKE.sub("[key]", line)[:MAX_QUOTE_CHARACTERS].rstrip(". ")
-        return f"{word}: {quote}" if quote else word
-
-
-def kind_of_status(status: int | None) -> Kind:
-    """The kind of an answer other than 200."""
-    if status is None:
-        return errors.PROVIDER_UNAVAILABLE
-    default = _KINDS_BY_HUNDRED.get(status // 100, errors.PROVIDER_BAD_RESPONSE)
-    return _KINDS_BY_STATUS.get(status, default)
-
-
 def refusal(
     document: Any, http_status: int | None, headers: Mapping[str, str], secrets: Iterable[str]
 ) -> Failure:
     """The failure that an error document is; `http_status` is None where it came with a 200."""
     error = ErrorObject(document)
-    status = error.status(http_status)
-    kind = kind_of_status(status)
+    status = _status_of(error, http_status)
+    kind = _kind_of(status or 500)
     text = "sent an error" if http_status is None else f"answered {http_status}"
-    text += error.describe(kind, secrets)
+    if word := first(code for code in error.codes if _normal(code) in _STATUS_OF_WORD):
+        text += f" ({word})"
+    if kind in _QUOTED and (quote := _without_keys(error.message, secrets)):
+        text += f": {quote}"
     if http_status is not None and http_status // 100 == 3:
         text += ", a redirect, which is never followed"
     return Failure(
@@ -152,7 +98,7 @@ def refusal(
         is_retryable=status in RETRYABLE_STATUSES,
         is_final=headers.get("x-should-retry") == "false",
         wait_s=retry_after_s(headers),
-        request_id=error.request_id,
+        request_id=plain_id(error.request_id),
         param=error.param,
         words=error.message if status in PARAMETER_STATUSES else None,
     )
@@ -163,10 +109,38 @@ def plain_id(value: Any) -> str | None:
     return value if isinstance(value, str) and _PLAIN_ID.fullmatch(value) else None
 
 
-_VAGUE = _STATUS_OF_VAGUE_WORD.keys()
-_KNOWN = _STATUS_OF_WORD.keys() | _VAGUE
+def _status_of(error: ErrorObject, http_status: int | None) -> int | None:
+    """The status that says best what the error is; None where nothing does."""
+    words = [word for word in map(_normal, error.codes) if word in _STATUS_OF_WORD]
+    telling = [_STATUS_OF_WORD[word] for word in words if word not in _VAGUE_WORDS]
+    if certain := [status for status in telling if status in (402, 404)]:
+        return certain[0]  # whatever else it comes with
+    start = error.message[:MAX_QUOTE_CHARACTERS]
+    about = " ".join([*(code.replace("_", " ") for code in error.codes), start])
+    about_money = _ABOUT_MONEY_ALONE if 429 in telling else _ABOUT_MONEY
+    if not {400, 422} & set(telling) and error.param is None and about_money.search(about):
+        return 402
+    vague = map(_STATUS_OF_WORD.get, words)
+    status = http_status or error.status or first(telling) or first(vague)
+    if status == 403 and (422 in telling or error.has_reasons or _ABOUT_INPUT.search(start)):
+        return 422
+    return status
+
+
+def _kind_of(status: int) -> Kind:
+    """The kind of an answer other than 200."""
+    by_hundred = _KINDS_BY_HUNDRED.get(status // 100, errors.PROVIDER_BAD_RESPONSE)
+    return _KINDS_BY_STATUS.get(status, by_hundred)
 
 
 def _normal(word: str) -> str:
     normal = word.replace("_", "").replace("-", "").lower()
     return normal.removesuffix("error") or normal
+
+
+def _without_keys(message: str, secrets: Iterable[str]) -> str:
+    """The beginning of a message on one line, as the end of a sentence."""
+    for secret in secrets:
+        message = message.replace(secret, "[key]")
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    return _KEY_LIKE.sub("[key]", line)[:MAX_QUOTE_CHARACTERS].rstrip(". ")
