@@ -74,11 +74,8 @@ def wait_before_retry_s(
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait as the provider says: in OpenAI's milliseconds, as a number, or as a date."""
-    wait_s = _number(headers.get("retry-after-ms"))
-    if wait_s is not None:
-        return min(wait_s / 1000, Retry.DEFAULT_RETRY_AFTER_MAX)
-    told = headers.get("Retry-After")
-    wait_s = _number(told)
+    wait_ms, told = _number(headers.get("retry-after-ms")), headers.get("Retry-After")
+    wait_s = _number(told) if wait_ms is None else wait_ms / 1000
     if wait_s is None and told is not None:
         try:
             wait_s = Retry().parse_retry_after(told)

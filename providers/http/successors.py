@@ -81,13 +81,11 @@ class Fitting:
             self._refused.of_model[self.body["model"]] = self._known | self._left_out
 
     def _leave_out(self, name: str) -> None:
-        value = self.body[name]
         other = self._refused.optional[name]
-        # In its place, so that the body reads as before.
-        self.body = {
-            (other if key == name and other else key): field
-            for key, field in self.body.items()
-            if key != name or other
-        }
+        self.body = dict(self.body)
+        value = self.body.pop(name)
+        if other is None:
+            self._call.adjusted[name] = None
+        else:
+            self.body[other] = self._call.adjusted[LIMIT] = value
         self._left_out |= {name}
-        self._call.adjusted[LIMIT if other else name] = value if other else None
