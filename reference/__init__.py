@@ -8,17 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flask import (
-    Blueprint,
-    Response,
-    current_app,
-    render_template,
-    request,
-    send_from_directory,
-)
+from flask import Blueprint, Response, current_app, render_template, request, send_from_directory
 
 import schemas
-from reference.document import DOCUMENT, IN_HEADERS, MEANINGS, MODELS, kinds_by_status
+from reference.document import DOCUMENT, IN_HEADERS, KINDS_BY_STATUS, MEANINGS, MODELS
 
 blueprint = Blueprint("reference", __name__, template_folder="templates")
 
@@ -116,7 +109,7 @@ def page() -> Response:
         in_headers=IN_HEADERS,
         settings=current_app.extensions["chat"].settings,
         fields_of=fields_of,
-        kinds=kinds_by_status(),
+        kinds=KINDS_BY_STATUS,
         models=MODELS,
     )
     policy = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}

@@ -1,5 +1,6 @@
 """The OpenAPI document and the list of models, made from the schema files and the error table."""
 
+import copy
 import json
 from http import HTTPStatus
 from pathlib import Path
@@ -22,12 +23,19 @@ HEADERS_OF = {
     500: RETRY_HEADERS,
     503: RETRY_HEADERS,
 }
-
-
-def kinds_by_status() -> dict[int, list[errors.Kind]]:
-    """The error table, in ascending order of status."""
-    statuses = sorted({kind.status for kind in errors.KINDS})
-    return {s: [kind for kind in errors.KINDS if kind.status == s] for s in statuses}
+# The error table, in ascending order of status.
+KINDS_BY_STATUS = {
+    status: [kind for kind in errors.KINDS if kind.status == status]
+    for status in sorted({kind.status for kind in errors.KINDS})
+}
+# The schema's models in OpenAI's list form; no provider dates them here: `created` is 0.
+MODELS = {
+    "object": "list",
+    "data": [
+        {"id": name, "object": "model", "created": 0, "owned_by": owner}
+        for name, owner in providers.PROVIDER_OF.items()
+    ],
+}
 
 
 def request_schema() -> dict[str, Any]:
@@ -36,7 +44,7 @@ def request_schema() -> dict[str, Any]:
     Generators take a property with a default for one that is always there, and their users would
     have to send it.
     """
-    schema: dict[str, Any] = json.loads(json.dumps(schemas.DOCUMENTS["request"]))
+    schema = copy.deepcopy(schemas.DOCUMENTS["request"])
     schema["required"] = [name for name in schema["required"] if name not in IN_HEADERS]
     for name, rule in schema["properties"].items():
         default = rule.pop("default", None)
@@ -71,24 +79,11 @@ def openapi_document() -> dict[str, Any]:
         "ErrorResponse": schemas.DOCUMENTS["response-500"],
     }
     components["responses"] = {
-        str(status): error_response(status, kinds) for status, kinds in kinds_by_status().items()
+        str(status): error_response(status, kinds) for status, kinds in KINDS_BY_STATUS.items()
     }
-    for status in kinds_by_status().keys() - ELSEWHERE:
+    for status in KINDS_BY_STATUS.keys() - ELSEWHERE:
         operation["responses"][str(status)] = {"$ref": f"#/components/responses/{status}"}
     return document
-
-
-def model_list() -> dict[str, Any]:
-    """The schema's models in OpenAI's list form; no provider dates them here: `created` is 0."""
-    names = schemas.DOCUMENTS["request"]["properties"]["model"]["enum"]
-    owners = providers.PROVIDER_OF
-    return {
-        "object": "list",
-        "data": [
-            {"id": name, "object": "model", "created": 0, "owned_by": owners[name]}
-            for name in names
-        ],
-    }
 
 
 def read_json(name: str) -> dict[str, Any]:
@@ -99,4 +94,3 @@ def read_json(name: str) -> dict[str, Any]:
 
 MEANINGS = read_json("meanings.json")
 DOCUMENT = openapi_document()
-MODELS = model_list()
