@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
-from flask import Blueprint, Flask, Response, current_app, g, request
+from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 import reference
@@ -17,7 +17,7 @@ import schemas
 from chat.body import receive
 from chat.call import ChatCall, ChatService
 from chat.limits_table import limits_command
-from chat.request import FIELD_HEADERS, ChatBody, read
+from chat.request import ChatBody, fields_in_headers, read
 from core import errors, records
 from core.access import Caller, identify
 from core.errors import CallerLeft, ServiceError
@@ -45,10 +45,9 @@ STREAM_HEADERS = {
     "Cache-Control": "no-store, no-transform",
     "X-Accel-Buffering": "no",
 }
-FIELDS_IN_ENVIRON = {
-    field: f"HTTP_{header.upper().replace('-', '_')}" for field, header in FIELD_HEADERS.items()
-}
 MAX_IGNORED_CHARACTERS = 2_000
+# What is known of a request stands in its environ, as WSGI has it (PEP 3333).
+REQUEST_ID, CALLER, HAS_RECORD = "gateway.request_id", "gateway.caller", "gateway.has_record"
 
 _REQUEST_ID = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # a token, RFC 9110 section 5.6.2
 # W3C Trace Context, section 3.2.
@@ -60,9 +59,9 @@ class ServiceResponse(Response):
 
     def get_wsgi_response(self, environ: "WSGIEnvironment") -> Any:
         body, status, headers = super().get_wsgi_response(environ)
-        own = {name.lower() for name, _ in headers}
-        headers += [(name, HEADERS[name]) for name in HEADERS if name.lower() not in own]
-        headers.append(("X-Request-Id", g.request_id))
+        own = {name for name, _ in headers}
+        headers += [header for header in HEADERS.items() if header[0] not in own]
+        headers.append(("X-Request-Id", environ[REQUEST_ID]))
         return body, status, headers
 
 
@@ -74,13 +73,17 @@ def chat_completions() -> Response:
     """A chat completion, as JSON or, when `stream` is true, as server-sent events."""
     service, environ = _service(), request.environ
     caller_socket = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
-    data = receive(environ, request.stream, caller_socket, service.settings)
-    body = read(data, _fields_in_headers(environ))
+    body = read(receive(environ, caller_socket, service.settings), fields_in_headers(environ))
     trace = _TRACEPARENT.fullmatch(environ.get("HTTP_TRACEPARENT", ""))
     with ChatCall(
-        service, body, g.caller, caller_socket, request_id=g.request_id, trace_id=trace and trace[1]
+        service,
+        body,
+        environ[CALLER],
+        caller_socket,
+        request_id=environ[REQUEST_ID],
+        trace_id=trace and trace[1],
     ) as call:
-        g.has_record = True
+        environ[HAS_RECORD] = True
         if body.fields["stream"]:
             # Passed through: werkzeug has nothing to encode in it.
             response = ServiceResponse(
@@ -104,9 +107,9 @@ def let_in() -> None:
     environ = request.environ
     asked = environ.get("HTTP_X_REQUEST_ID")
     is_plain = asked is not None and _REQUEST_ID.fullmatch(asked)
-    g.request_id = asked if is_plain else records.new_request_id()
+    environ[REQUEST_ID] = asked if is_plain else records.new_request_id()
     if request.endpoint not in PUBLIC:
-        g.caller = _caller(environ)
+        environ[CALLER] = _caller(environ)
 
 
 @api.app_errorhandler(Exception)
@@ -114,12 +117,15 @@ def fail(error: Exception) -> Response:
     """Every error, whatever its cause, in the contract's shape."""
     if isinstance(error, CallerLeft):
         return ServiceResponse(_no_answer(), 499)
-    failure = error if isinstance(error, ServiceError) else _service_error(error)
-    if failure is not error and failure.kind is errors.INTERNAL_ERROR:
-        records.log_crash(g.request_id, error)
-    if "has_record" not in g:
-        caller = g.caller.name if "caller" in g else None
-        records.log_refused(g.request_id, failure.kind.code, failure.kind.status, caller)
+    environ, failure = request.environ, error
+    if not isinstance(failure, ServiceError):
+        failure = _service_error(error)
+        if failure.kind is errors.INTERNAL_ERROR:
+            records.log_crash(environ[REQUEST_ID], error)
+    if HAS_RECORD not in environ:
+        kind, caller = failure.kind, environ.get(CALLER)
+        name = caller and caller.name
+        records.log_refused(environ[REQUEST_ID], kind.code, kind.status, name)
     response = _error_response(failure)
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
@@ -174,22 +180,10 @@ def _caller(environ: "WSGIEnvironment") -> Caller:
     caller = identify(header, _service().settings.access_tokens)
     if caller is not None:
         return caller
-    scheme, _, token = header.partition(" ")
     text = "The Authorization header must be `Bearer TOKEN`, with a token this service knows"
-    if scheme.lower() == "bearer":
-        g.has_token = bool(token.strip(" "))
-        if not g.has_token:
-            text += "; the token is empty"
+    if header.lower().rstrip(" ") == "bearer":
+        text += "; the token is empty"
     raise ServiceError(errors.UNAUTHORIZED, f"{text}.")
-
-
-def _fields_in_headers(environ: "WSGIEnvironment") -> dict[str, str]:
-    # WSGI hands headers over as latin-1; clients write names in UTF-8.
-    return {
-        name: environ[header].encode("latin-1", "replace").decode("utf-8", "replace")
-        for name, header in FIELDS_IN_ENVIRON.items()
-        if environ.get(header)
-    }
 
 
 def _tell_changes(response: Response, body: ChatBody, adjusted: dict[str, Any]) -> None:
@@ -240,7 +234,9 @@ def _error_response(error: ServiceError) -> Response:
     if error.is_final:
         response.headers["X-Should-Retry"] = "false"
     if error.kind is errors.UNAUTHORIZED:
-        challenge = 'Bearer error="invalid_token"' if g.get("has_token") else "Bearer"
+        scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        has_token = scheme.lower() == "bearer" and token.strip(" ")
+        challenge = 'Bearer error="invalid_token"' if has_token else "Bearer"
         response.headers["WWW-Authenticate"] = challenge
     return response
 
@@ -248,4 +244,4 @@ def _error_response(error: ServiceError) -> Response:
 def _json(document: dict[str, Any], status: int = 200) -> ServiceResponse:
     # Some clients show developers nothing but the reason phrase; werkzeug would shout it.
     line = f"{status} {HTTPStatus(status).phrase}"
-    return ServiceResponse(json.dumps(document), line, mimetype="application/json")
+    return ServiceResponse(json.dumps(document), line, content_type="application/json")

@@ -10,21 +10,20 @@ from core.settings import Settings
 
 
 def receive(
-    environ: Mapping[str, Any],
-    stream: IO[bytes],
-    caller_socket: socket.socket | None,
-    settings: Settings,
+    environ: Mapping[str, Any], caller_socket: socket.socket | None, settings: Settings
 ) -> bytes:
-    """The whole body of a WSGI request, from `stream`; raises ServiceError where it has none."""
+    """The whole body of a WSGI request; raises ServiceError where it does not come."""
     coding = environ.get("HTTP_CONTENT_ENCODING") or "identity"
-    framing = environ.get("HTTP_TRANSFER_ENCODING") or "chunked"
-    if coding.lower() != "identity" or framing.lower() != "chunked":
+    framing = environ.get("HTTP_TRANSFER_ENCODING")
+    if coding.lower() != "identity" or (framing and framing.lower() != "chunked"):
         text = "The body must not be compressed: send it without Content-Encoding."
         raise ServiceError(errors.UNSUPPORTED_ENCODING, text)
     limit, told = settings.max_body_bytes, environ.get("CONTENT_LENGTH") or "0"
     length = int(told) if told.isdecimal() else 0
-    with watchdog.watch_arrival(caller_socket, settings.arrival_timeout_s):
-        body = _arrived(stream, length or limit + 1) if length <= limit else b""
+    body: bytes | None = b""
+    if length <= limit and (length or framing):
+        with watchdog.watch_arrival(caller_socket, settings.arrival_timeout_s):
+            body = _arrived(environ["wsgi.input"], length or limit + 1)
     if max(length, len(body or b"")) > limit:
         raise ServiceError(errors.BODY_TOO_LARGE, f"The body is larger than {limit} bytes.")
     if body is None or len(body) < length:

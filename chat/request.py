@@ -18,6 +18,9 @@ from core.errors import ServiceError
 LARGE_BODY_BYTES = 200_000
 # What clients who can only set headers send in place of fields of the body.
 FIELD_HEADERS = {"brand_id": "X-Brand-Id", "requested_by": "X-Requested-By"}
+_IN_ENVIRON = {
+    field: f"HTTP_{header.upper().replace('-', '_')}" for field, header in FIELD_HEADERS.items()
+}
 MAX_TOKENS = "max_tokens"
 # So many ignored names are told of: a body can have a million.
 MAX_IGNORED = 200
@@ -39,6 +42,16 @@ class ChatBody:
     asked: frozenset[str]
     ignored: list[str]
     include_usage: bool
+
+
+def fields_in_headers(environ: Mapping[str, Any]) -> dict[str, str]:
+    """The fields that stand in the headers of a WSGI request."""
+    # WSGI hands headers over as latin-1; clients write names in UTF-8.
+    return {
+        name: environ[header].encode("latin-1", "replace").decode("utf-8", "replace")
+        for name, header in _IN_ENVIRON.items()
+        if environ.get(header)
+    }
 
 
 def read(body: bytes, fallbacks: Mapping[str, str]) -> ChatBody:
