@@ -194,19 +194,16 @@ class ChatCall:
     def _write_record(self, status: str, code: str | None = None) -> None:
         if self._record.is_written:
             return
-        call, record = self._call, self._record
+        call, fields = self._call, self._record.fields
         brand_id = self._request.fields["brand_id"]
-        if not self._service.limits.count(self._caller.name, brand_id, record.fields):
-            record.fields["unpriced"] = True
-        record.write(
-            status,
-            code,
-            attempts=call.attempts,
-            upstream_status=call.upstream_status,
-            cause=call.cause,
-            adjusted=call.adjusted or None,
-            provider_request_id=call.provider_request_id,
-        )
+        if not self._service.limits.count(self._caller.name, brand_id, fields):
+            fields["unpriced"] = True
+        fields["adjusted"] = call.adjusted or None
+        fields["attempts"] = call.attempts
+        fields["upstream_status"] = call.upstream_status
+        fields["cause"] = call.cause
+        fields["provider_request_id"] = call.provider_request_id
+        self._record.write(status, code)
 
     def _recorded(self, error: Exception) -> ServiceError | CallerLeft:
         """What the caller is told of an error, once it is written down."""

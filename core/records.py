@@ -76,10 +76,17 @@ def _send_at_once(sock: socket.socket, data: bytes) -> int:
 _output = Output(_STDOUT)
 
 
+# JSON in ASCII: no field can break out of its line or forge another. None holds a circle.
+_encode = json.JSONEncoder(check_circular=False).encode
+
+
 def log(event: str, **fields: Any) -> None:
-    """Write one line. JSON in ASCII: no field can break out of it or forge another."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    _output.write(json.dumps({"event": event, "time": now, **fields}) + "\n")
+    """Write one line."""
+    _output.write(_encode({"event": event, "time": _now(), **fields}) + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def log_crash(request_id: str, error: BaseException) -> None:
@@ -127,6 +134,8 @@ class Record:
         self._started = time.monotonic()
         self.is_written = False
         self.fields: dict[str, Any] = {
+            "event": "usage",
+            "time": None,
             **fields,
             "brand_id": short(request["brand_id"]),
             "requested_by": short(request["requested_by"]),
@@ -157,14 +166,11 @@ class Record:
         if self.fields["first_token_ms"] is None:
             self.fields["first_token_ms"] = self._ms()
 
-    def write(self, status: str, code: str | None = None, **fields: Any) -> bool:
-        """Write it, and say so, the first time only; `status` is ok, error or client_disconnect."""
-        if self.is_written:
-            return False
+    def write(self, status: str, code: str | None) -> None:
+        """Write it, with how the call ended: ok, error (and its code) or client_disconnect."""
         self.is_written = True
-        self.fields |= {**fields, "status": status, "code": code, "duration_ms": self._ms()}
-        log("usage", **self.fields)
-        return True
+        self.fields.update(time=_now(), status=status, code=code, duration_ms=self._ms())
+        _output.write(_encode(self.fields) + "\n")
 
     def _ms(self) -> float:
         return round((time.monotonic() - self._started) * 1000, 1)

@@ -97,13 +97,14 @@ class Watchdog:
     def __init__(self) -> None:
         self.stop_at: float | None = None
         self._watches: list[Watch] = []
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
 
     def watch(self, caller: socket.socket | None, timeout_s: float) -> Watch:
         """A new watch that ends after `timeout_s`, or when `caller` (if given) hangs up."""
         watch = Watch(caller, time.monotonic() + timeout_s)
-        with self._changed:
+        with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
                 thread.start()  # raises where the system gives no thread; the next call tries again

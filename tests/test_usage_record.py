@@ -317,12 +317,9 @@ def test_a_giant_name_makes_a_line_that_a_pipe_takes_in_one_piece(
         trace_id="0" * 32,
     )
     record.fields["answered_model"] = record.fields["finish_reason"] = records.short(name)
-    record.write(
-        "error",
-        "provider_rejected_request",
-        adjusted={"temperature": None, "max_tokens": "max_completion_tokens"},
-        provider_request_id="p" * 128,
-    )
+    record.fields["adjusted"] = {"temperature": None, "max_tokens": "max_completion_tokens"}
+    record.fields["provider_request_id"] = "p" * 128
+    record.write("error", "provider_rejected_request")
     assert len(written) == 2
     for line in written:
         assert len(json.dumps(line)) < 4096
