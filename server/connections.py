@@ -100,7 +100,6 @@ class Connection:
         self.timeout = 0.0  # of time.monotonic()
         self.has_request = False  # its whole head, or enough to refuse it
         self.is_body_invited = True
-        self._is_head_too_large = False
         self._left_to_discard = MAX_UNREAD_BYTES
         self._head = bytearray()
         self._poll = select.poll()
@@ -146,19 +145,19 @@ class Connection:
         searched = max(0, len(head) - 3)
         head += data
         end = head.find(b"\r\n\r\n", searched)
-        self._is_head_too_large = (len(head) if end < 0 else end) > MAX_HEAD_BYTES
         # gunicorn's parser refuses a lone line feed, or a first line that is too long, at once;
         # for any other unfinished head it would wait.
         self.has_request = (
             end >= 0
-            or self._is_head_too_large
+            or len(head) > MAX_HEAD_BYTES
             or bool(_LONE_LINE_FEED.search(head, searched))
             or (b"\n" not in head and len(head) - 2 > self.cfg.limit_request_line > 0)
         )
 
     def next_request(self) -> CheckedRequest:
         """The request whose head is there; raises what gunicorn would refuse it for."""
-        if self._is_head_too_large:
+        head = self._head
+        if len(head) > MAX_HEAD_BYTES and b"\r\n\r\n" not in head[: MAX_HEAD_BYTES + 4]:
             raise LimitRequestHeaders("the whole head")
         return CheckedRequest(self.cfg, self)
 
