@@ -20,22 +20,17 @@ from providers.anthropic import Anthropic
 TO_FILL_IN = "$ACCESS_TOKEN"
 
 
-class LocalServer(WSGIApplication):
-    """gunicorn with gunicorn.conf.py, that prints an invitation when its socket is bound."""
+def serve(invitation: str) -> None:
+    """Run gunicorn with gunicorn.conf.py, and print `invitation` when its socket is bound."""
+    server = WSGIApplication(prog="gunicorn")
+    in_file = server.cfg.when_ready
 
-    def __init__(self, invitation: str) -> None:
-        self.invitation = invitation
-        super().__init__(prog="gunicorn")
+    def when_ready(arbiter: Any) -> None:
+        in_file(arbiter)
+        print(invitation, flush=True)  # noqa: T201
 
-    def load_config(self) -> None:
-        super().load_config()
-        in_file = self.cfg.when_ready
-
-        def when_ready(server: Any) -> None:
-            in_file(server)
-            print(self.invitation, flush=True)  # noqa: T201
-
-        self.cfg.set("when_ready", when_ready)
+    server.cfg.set("when_ready", when_ready)
+    server.run()
 
 
 def invitation(settings: Settings, token: str, brand_id: str) -> str:
@@ -92,7 +87,7 @@ def main() -> None:
     set_defaults(ACCESS_TOKENS=f"local:{secrets.token_urlsafe(24)}")
     settings = load()
     require_free(settings.port)
-    LocalServer(invitation(settings, *a_token(environment()["ACCESS_TOKENS"]))).run()
+    serve(invitation(settings, *a_token(environment()["ACCESS_TOKENS"])))
 
 
 if __name__ == "__main__":
