@@ -49,6 +49,7 @@ MAX_IGNORED_CHARACTERS = 2_000
 # What is known of a request stands in its environ, as WSGI has it (PEP 3333).
 REQUEST_ID, CALLER, HAS_RECORD = "gateway.request_id", "gateway.caller", "gateway.has_record"
 
+_encode = json.JSONEncoder(check_circular=False).encode
 _REQUEST_ID = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # a token, RFC 9110 section 5.6.2
 # W3C Trace Context, section 3.2.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
@@ -244,4 +245,4 @@ def _error_response(error: ServiceError) -> Response:
 def _json(document: dict[str, Any], status: int = 200) -> ServiceResponse:
     # Some clients show developers nothing but the reason phrase; werkzeug would shout it.
     line = f"{status} {HTTPStatus(status).phrase}"
-    return ServiceResponse(json.dumps(document), line, content_type="application/json")
+    return ServiceResponse(_encode(document), line, content_type="application/json")

@@ -151,7 +151,7 @@ class ChatCall:
             include_usage=self._request.include_usage,
             max_answer_bytes=self._service.settings.max_answer_bytes,
         )
-        noted = None
+        noted, has_noted_text = None, False
         for batch in batches:
             text = ""
             try:
@@ -167,7 +167,8 @@ class ChatCall:
                     noted = known
                     reason = chunks.finish.reason if chunks.finish else None
                     self._note(chunks.start, chunks.usage, reason)
-            if chunks.has_text:
+            if chunks.has_text and not has_noted_text:
+                has_noted_text = True
                 self._record.note_text()
             if not text or batch[-1] == "":  # nothing, or text that is not the last that came
                 text += chunks.ping()

@@ -33,7 +33,7 @@ class ProviderResponse(HTTPResponse):
 
     def read1(self, n: int = -1) -> bytes:
         """At most `n` bytes of the body, waiting for the first only; b"" at its end."""
-        if self.fp is not None and self.chunked:
+        if self.fp is not None and self.chunked and self.chunk_left:
             # Waits as the read would, but with a buffer to fill: the read would take the rest of
             # a chunk alone, and leave what came with it to the next.
             self.fp.peek()

@@ -31,19 +31,7 @@ class Decoder:
         To be taken to its end before the next read is fed. Raises EventTooLong, and
         UnicodeDecodeError for what is not UTF-8.
         """
-        if self._after_cr and read:
-            read = read.removeprefix(b"\n")
-            self._after_cr = False
-        end_of_lines = max(read.rfind(b"\n"), read.rfind(b"\r")) + 1
-        lines = bytes(self._rest + read[:end_of_lines]).splitlines() if end_of_lines else []
-        if lines:
-            self._rest.clear()
-            self._after_cr = read.endswith(b"\r")
-            if self._at_start:
-                self._at_start = False
-                lines[0] = lines[0].removeprefix(_BOM)
-        self._rest += read[end_of_lines:]
-        for line in lines:
+        for line in self._lines(read):
             if line.startswith(b"data:") or line == b"data":
                 self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
                 self._data_bytes += len(line)
@@ -57,3 +45,20 @@ class Decoder:
                 yield None
         if len(self._rest) + self._data_bytes > MAX_EVENT_BYTES:
             raise EventTooLong
+
+    def _lines(self, read: bytes) -> list[bytes]:
+        """The lines that `read` completes."""
+        if self._after_cr and read:
+            read = read.removeprefix(b"\n")
+            self._after_cr = False
+        end_of_lines = max(read.rfind(b"\n"), read.rfind(b"\r")) + 1
+        lines = read[:end_of_lines].splitlines()
+        if lines:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest.clear()
+            self._after_cr = read.endswith(b"\r")
+            if self._at_start:
+                self._at_start = False
+                lines[0] = lines[0].removeprefix(_BOM)
+        self._rest += read[end_of_lines:]
+        return lines

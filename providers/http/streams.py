@@ -1,5 +1,7 @@
 """A streamed answer: from the bytes of its body to our events."""
 
+from json import JSONDecodeError, JSONDecoder
+
 from providers.base import (
     Event,
     EventStream,
@@ -10,9 +12,11 @@ from providers.base import (
     Vendor,
     is_error,
 )
-from providers.http.exchange import Exchange, parse
+from providers.http.exchange import Exchange
 from providers.http.failures import Failure, bad_answer
 from providers.http.sse import Decoder, EventTooLong
+
+_decode = JSONDecoder().decode
 
 
 def unreadable(error: Exception, exchange: Exchange) -> Exception:
@@ -28,6 +32,8 @@ def unreadable(error: Exception, exchange: Exchange) -> Exception:
             return bad_answer("sent an event that is too long")
         case UnicodeDecodeError():
             return bad_answer("sent an event that is not UTF-8")
+        case JSONDecodeError() | RecursionError():
+            return bad_answer("sent what is not JSON")
         case LookupError() | TypeError() | AttributeError() | ValueError():
             return bad_answer("sent an answer of an unknown shape")
     return error
@@ -73,7 +79,7 @@ def _take(
             read = b""
             break
         else:
-            document = parse(data)
+            document = _decode(data)
             events += (document is not None and reader.read(document)) or ("",)
             if type(events[-1]) is Finish:
                 return
