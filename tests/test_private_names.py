@@ -6,6 +6,7 @@ When an upgrade breaks a name here, the reason beside it says what was lost.
 import ast
 import inspect
 import io
+import re
 import socket
 from importlib import import_module
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 from gunicorn.http.unreader import IterUnreader
+from gunicorn.workers.gthread import ThreadWorker
 
+from server.connections import Connection
 from tests.test_doors import sources
 
 # "module.Class.name": its parameters (None for what is no method), and what it is used for.
@@ -152,6 +155,16 @@ def test_the_fields_are_there(dotted: str) -> None:
     assert [name for name in FIELDS[dotted] if not hasattr(there, name)] == []
     if owner == "HTTPResponse":
         assert isinstance(there.fp, io.BufferedReader)
+
+
+def test_a_connection_has_all_that_gunicorn_s_worker_asks_of_one() -> None:
+    """Ours is made from none of gunicorn's, and goes through these methods only."""
+    methods = ("handle_request", "murder_keepalived", "murder_pending", "_cap_keepalive")
+    written = "".join(inspect.getsource(getattr(ThreadWorker, name)) for name in methods)
+    asked = set(re.findall(r"\bconn\.(\w+)", written))
+    connection = Connection(Config(), socket.socketpair()[0], "", "", 1.0)
+    assert asked >= {"sock", "timeout", "close"}
+    assert [name for name in asked if not hasattr(connection, name)] == []
 
 
 def test_nothing_else_is_overridden() -> None:
