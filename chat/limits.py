@@ -12,7 +12,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-from chat.stores import Backend, Counter, Store
+from chat.stores import UNLIMITED, Backend, Counter, Store
 from core import errors
 from core.errors import ServiceError
 from core.limit import Limit
@@ -57,22 +57,21 @@ class Limits:
 
     def count(self, caller: str, brand_id: str, record: Mapping[str, Any]) -> bool:
         """Add what a call has used; False if a dollar limit could not count it without a price."""
-        if self.store is None:
+        tokens = _tokens(record)
+        if self.store is None or not tokens:
             return True
-        now, tokens = self.clock(), _tokens(record)
-        if not tokens:
-            return True
-        price = self._price(record) if self._has_dollars else None
-        adds = {"tokens": tokens, "USD": round((price or 0.0) * PARTS["USD"])}
+        now, price = self.clock(), self._price(record) if self._has_dollars else None
+        used = {"calls": 0, "tokens": tokens, "USD": round((price or 0.0) * PARTS["USD"])}
         limits, counters = self._counters(caller, brand_id, int(now) // 60)
         adding = [
-            Counter(counter.ends, counter.key, adds=add)
+            Counter(counter.ends, counter.key, UNLIMITED, adds)
             for limit, counter in zip(limits, counters, strict=True)
-            if (add := adds.get(limit.unit))
+            if (adds := used[limit.unit])
         ]
         if adding:
             self.store.take(adding, now)
-        return price is not None or all(limit.unit != "USD" for limit in limits)
+        is_priced = price is not None or not self._has_dollars
+        return is_priced or all(limit.unit != "USD" for limit in limits)
 
     def _counters_of(
         self, caller: str, brand_id: str, minute: int

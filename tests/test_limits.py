@@ -111,6 +111,12 @@ def test_a_refused_call_takes_nothing_from_any_limit(make: Make) -> None:
     assert passed(limits, 5, brand="d") == 0
 
 
+def test_a_call_that_fills_one_limit_is_counted_by_all(make: Make) -> None:
+    limits = make("caller web 1 calls/day; brand loop 5 calls/day; brand * 5 calls/month", Clock())
+    assert passed(limits, 3) == 1
+    assert list(known(limits).values()) == [1, 1, 1]
+
+
 def test_tokens_are_added_after_the_call_and_looked_at_before(make: Make) -> None:
     limits = make("brand loop 100 tokens/day", Clock())
     assert passed(limits, 3) == 3
