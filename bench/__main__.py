@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 
 from bench import table
-from bench.fleet import Fleet, Running
 from bench.footprint import footprint
 from bench.scenarios import SCENARIOS, WARM_UP, Scenario, measure
+from bench.servers import Fleet, Running, idle_memory
 from bench.table import Results
-from bench.targets import PROJECT, SERVICE, Limited, Target, everyone, limited
+from bench.targets import PROJECT, SERVICE, Direct, Limited, Target, everyone, limited
 
 RESULTS = PROJECT / "bench" / "results" / "latest.json"
 README = PROJECT / "bench" / "README.md"
@@ -61,12 +61,12 @@ def arguments() -> argparse.Namespace:
 
 
 def chosen_targets(columns: str | None) -> list[Target]:
-    """The gateways that are installed and asked for; it is said how to install the others."""
+    """The gateways that are asked for and installed; of the others it is said."""
     wanted = columns.split(",") if columns else None
     targets = [one for one in everyone() if not wanted or one.name in wanted]
     for target in targets:
         if not target.installed():
-            say(f"{target.name}: not found. {target.install}")
+            say(f"{target.name}: not found; {README} says how to install it.")
     return [target for target in targets if target.installed()]
 
 
@@ -78,7 +78,7 @@ def run(
     everything: bool,
 ) -> None:
     """Start everything, then give everybody the same work, in turns."""
-    all_running = [fleet.start_mock()]
+    all_running = [fleet.start(Direct(), fleet.upstream)]
     if everything:
         for target in targets:
             say(f"{target.name} alone: start, memory, size")
@@ -93,7 +93,7 @@ def run(
     for scenario in WARM_UP:
         for running in all_running:
             for route in scenario.routes:
-                measure(running.server, scenario.order(running.target, running.place, route))
+                measure(running, scenario, route)
     for scenario in scenarios:
         say(scenario.name)
         take_turns(all_running, scenario, results)
@@ -106,14 +106,19 @@ def measured_alone(fleet: Fleet, target: Target) -> dict[str, float]:
     """
     # The first start reads files from the disk, and compiles them where they are not compiled.
     count = COLD_STARTS if target.quick_start else 1
+    starts, memory = [], []
     try:
-        starts = [fleet.start_alone(target) for _ in range(1 + count)][1:]
+        for _ in range(1 + count):
+            running = fleet.start(target)
+            starts.append(running.cold_start)
+            memory.append(idle_memory(running.server))
+            running.server.stop()
     except (RuntimeError, OSError) as error:
         say(f"{target.name}: {error}")
         return {}
     return {
-        "cold start": statistics.median(start.cold_start for start in starts),
-        "idle MiB": statistics.median(start.idle_mib for start in starts),
+        "cold start": statistics.median(starts[1:]),
+        "idle MiB": statistics.median(memory[1:]),
         **footprint(target),
     }
 
@@ -124,8 +129,7 @@ def take_turns(all_running: Sequence[Running], scenario: Scenario, results: Resu
         for route in scenario.routes:
             for running in all_running:
                 if takes_part(running.target, scenario):
-                    work = scenario.order(running.target, running.place, route)
-                    found = measure(running.server, work, scenario.watch_memory)
+                    found = measure(running, scenario, route)
                     results.add(scenario, route, running.target.name, found)
 
 

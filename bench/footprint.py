@@ -18,15 +18,14 @@ def footprint(target: Target) -> dict[str, float]:
         installed = {one.name.lower(): one for one in metadata.distributions()}
         # A line may be for other versions of Python only.
         return _of_distributions(installed[name] for name in names if name in installed)
-    if isinstance(target, (LiteLLM, MLflow)) and target.program:  # alone in its environment
+    if isinstance(target, (LiteLLM, MLflow)):  # alone in its environment
         folders = target.program.parent.parent.glob("lib/python*/site-packages")
         found = {one.name.lower(): one for one in metadata.distributions(path=map(str, folders))}
         return _of_distributions(found[name] for name in found.keys() - TOOLS)
-    if isinstance(target, Portkey) and target.program:
+    if isinstance(target, Portkey):
         root = next(folder for folder in target.program.parents if folder.name == "node_modules")
-        patterns = ("*/package.json", "@*/*/package.json")
-        packages = {file for one in patterns for file in root.rglob(f"node_modules/{one}")}
-        packages |= {file for one in patterns for file in root.glob(one)}
+        patterns = ("node_modules/*/package.json", "node_modules/@*/*/package.json")
+        packages = [file for pattern in patterns for file in root.parent.rglob(pattern)]
         return _figures(root.rglob("*"), len(packages))
     return {}
 

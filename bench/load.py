@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 from bench.upstream import WORD
@@ -56,7 +57,6 @@ class Outcome:
     first_p99: float = 0.0
     gap_p99: float = 0.0  # between two reads of one stream
     rate: float = 0.0
-    words_rate: float = 0.0
     failures: dict[str, int] = field(default_factory=dict)
 
 
@@ -67,15 +67,12 @@ class Run:
         self.order = order
         self.request = order.request()
         self.end_mark = order.end_mark.encode()
-        self.loop = asyncio.get_running_loop()
         self.left = order.requests
         self.latencies: list[float] = []
         self.first_words: list[float] = []
         self.gaps: list[float] = []
-        self.failures: dict[str, int] = {}
+        self.failures = Counter[str]()
         self.started = self.last_end = time.perf_counter()
-        self.callers_left = order.callers
-        self.done = self.loop.create_future()
 
     def next_request(self) -> bytes | None:
         """The next request to send, or None when the order is fulfilled."""
@@ -88,33 +85,30 @@ class Run:
             self.left -= 1
         return self.request
 
-    def failed(self, why: str) -> None:
-        self.failures[why] = self.failures.get(why, 0) + 1
-
-    def caller_finished(self) -> None:
-        self.callers_left -= 1
-        if self.callers_left == 0 and not self.done.done():
-            self.done.set_result(None)
-
     async def call(self, number: int) -> None:
+        """Send requests until the order is fulfilled; after an answer that was cut, dial again."""
         await asyncio.sleep(self.order.ramp * number / self.order.callers)
-        try:
-            await self.loop.create_connection(lambda: Caller(self), "127.0.0.1", self.order.port)
-        except OSError as error:
-            self.failed(type(error).__name__)
-            self.caller_finished()
+        loop = asyncio.get_running_loop()
+        was_cut = True
+        while was_cut:
+            try:
+                _, caller = await loop.create_connection(
+                    lambda: Caller(self), "127.0.0.1", self.order.port
+                )
+            except OSError as error:
+                self.failures[type(error).__name__] += 1
+                return
+            was_cut = await caller.was_cut
 
     def outcome(self) -> Outcome:
-        rate = len(self.latencies) / (self.last_end - self.started or 1.0)
         return Outcome(
             intact=len(self.latencies),
             p50=percentile(self.latencies, 50),
             first_p50=percentile(self.first_words, 50),
             first_p99=percentile(self.first_words, 99),
             gap_p99=percentile(self.gaps, 99),
-            rate=rate,
-            words_rate=rate * self.order.words,
-            failures=self.failures,
+            rate=len(self.latencies) / (self.last_end - self.started or 1.0),
+            failures=dict(self.failures),
         )
 
 
@@ -124,6 +118,7 @@ class Caller(asyncio.Protocol):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.waiting = False
+        self.was_cut: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -180,7 +175,7 @@ class Caller(asyncio.Protocol):
         self.run.last_end = time.perf_counter()
         fault = self.fault(body)
         if fault:
-            self.run.failed(fault)
+            self.run.failures[fault] += 1
         else:
             self.run.latencies.append(self.run.last_end - self.sent)
             self.run.first_words.append(self.first_word)
@@ -198,12 +193,10 @@ class Caller(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """An answer that was cut counts as failed; the caller then dials again."""
-        if not self.waiting:
-            self.run.caller_finished()
-            return
-        self.run.failed("cut" if self.received else "reset")
-        self.redial = self.run.loop.create_task(self.run.call(0))
+        """An answer that was cut counts as failed."""
+        if self.waiting:
+            self.run.failures["cut" if self.received else "reset"] += 1
+        self.was_cut.set_result(self.waiting)
 
 
 def without_chunk_framing(body: bytearray) -> bytes:
@@ -229,11 +222,10 @@ async def carry_out(order: Order) -> Outcome:
     """Carry the order out and say what came of it."""
     run = Run(order)
     calls = [asyncio.create_task(run.call(number)) for number in range(order.callers)]
-    try:
-        await asyncio.wait_for(run.done, order.limit)
-    except TimeoutError:
-        run.failed("not finished in time")
-    for call in calls:
+    _, late = await asyncio.wait(calls, timeout=order.limit)
+    if late:
+        run.failures["not finished in time"] += 1
+    for call in late:
         call.cancel()
     return run.outcome()
 

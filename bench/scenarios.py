@@ -1,16 +1,14 @@
 """The work that every gateway is given, and one measurement of one gateway doing it."""
 
-import contextlib
 import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from bench.load import Order, Outcome
-from bench.processes import Server
-from bench.targets import PROJECT, Messages, Place, Target
+from bench.servers import Running
+from bench.targets import PROJECT, Messages
 from bench.upstream import FULL_WORDS
 
 ROUTES = ("openai", "anthropic")
@@ -46,8 +44,9 @@ class Scenario:
         seconds = self.seconds / 2 if self.seconds else None
         return replace(self, rounds=1, seconds=seconds)
 
-    def order(self, target: Target, place: Place, route: str) -> Order:
+    def order(self, running: Running, route: str) -> Order:
         """The work as a request to this target."""
+        target, place = running.target, running.place
         body = target.body(route, self._conversation(), self.chunks > 0)
         return Order(
             port=place.port,
@@ -117,15 +116,24 @@ class Measurement:
         return self.cpu_seconds / self.outcome.intact * 1000 if self.outcome.intact else 0.0
 
 
-def measure(server: Server, work: Order, watch_memory: bool = False) -> Measurement:
-    """Let a load process carry the order out and say what it cost the server."""
-    before = server.cpu_seconds()
-    with peak_memory(server) if watch_memory else contextlib.nullcontext([0.0]) as peak:
-        try:
-            outcome = generate_load(work)
-        except subprocess.SubprocessError as error:  # one cell of the table, not the whole run
-            outcome = Outcome(failures={f"no outcome, {type(error).__name__}": 1})
-    return Measurement(outcome, server.cpu_seconds() - before, max(peak))
+def measure(running: Running, scenario: Scenario, route: str) -> Measurement:
+    """Let a load process carry the work out and say what it cost the server."""
+    work, server = scenario.order(running, route), running.server
+    before, mib, is_done = server.cpu_seconds(), [0.0], threading.Event()
+
+    def look() -> None:
+        while not is_done.wait(1.0):
+            mib.append(server.pss_mib())
+
+    if scenario.watch_memory:
+        threading.Thread(target=look).start()
+    try:
+        outcome = generate_load(work)
+    except subprocess.SubprocessError as error:  # one cell of the table, not the whole run
+        outcome = Outcome(failures={f"no outcome, {type(error).__name__}": 1})
+    finally:
+        is_done.set()
+    return Measurement(outcome, server.cpu_seconds() - before, max(mib))
 
 
 def generate_load(work: Order) -> Outcome:
@@ -140,22 +148,3 @@ def generate_load(work: Order) -> Outcome:
         check=True,
     )
     return Outcome(**json.loads(done.stdout))
-
-
-@contextlib.contextmanager
-def peak_memory(server: Server) -> Iterator[list[float]]:
-    """Look at the server's memory once a second for as long as the block runs."""
-    seen = [server.pss_mib()]
-    finished = threading.Event()
-
-    def look() -> None:
-        while not finished.wait(1.0):
-            seen.append(server.pss_mib())
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        finished.set()
-        thread.join()

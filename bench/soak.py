@@ -17,10 +17,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from bench.fleet import Fleet, Running
-from bench.load import CONTENT_LENGTH, Order
+from bench.load import Order
 from bench.scenarios import ROUTES, asking_for
-from bench.targets import Service
+from bench.servers import Fleet, Running
+from bench.targets import Direct, Service
 
 CALLERS = 24
 WARM_UP_SHARE = 0.25  # of the time; pools and threads reach their size in it
@@ -69,7 +69,7 @@ async def load(running: Running, seconds: float, made: Counter[str], wrong: Coun
             work = make(running, call, chance.choice(ROUTES))
             try:
                 fault = await asyncio.wait_for(work, ANSWER_LIMIT)
-            except (OSError, asyncio.IncompleteReadError) as error:  # TimeoutError is an OSError
+            except OSError as error:  # TimeoutError is one, too
                 fault = type(error).__name__
             made[call.name] += 1
             if fault:
@@ -86,37 +86,23 @@ async def make(running: Running, call: Call, route: str) -> str | None:
         if call.hang_up_after is not None:
             await asyncio.sleep(call.hang_up_after)
             return None
-        status, body = await answer(reader)
+        answer = await reader.read()  # the connection ends with it
     finally:
         writer.transport.abort()
-    if status != call.status:
-        return f"status {status}, {body[:60]!r}"
-    return None if call.must_hold in body else f"without {call.must_hold.decode()}"
+    if answer[9:12] != str(call.status).encode():
+        return f"not a {call.status}: {answer[:20]!r} … {answer[-60:]!r}"
+    return None if call.must_hold in answer else f"without {call.must_hold.decode()}"
 
 
 def request(running: Running, call: Call, route: str) -> bytes:
     target, place = running.target, running.place
     document = dict(target.body(route, asking_for(call.mock), call.stream))
-    headers = target.headers(route, place)
+    headers = target.headers(route, place) | {"connection": "close"}
     if not call.valid:
         del document["brand_id"]
     if not call.token:
         headers["authorization"] = "Bearer wrong"
     return Order(place.port, target.path(route), headers, json.dumps(document), words=0).request()
-
-
-async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """The status and the body of an answer, with the framing of its chunks left in."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    if length := CONTENT_LENGTH.search(head):
-        return int(head[9:12]), await reader.readexactly(int(length.group(1)))
-    body = b""
-    while not body.endswith(b"\r\n0\r\n\r\n"):
-        piece = await reader.read(65536)
-        if not piece:
-            raise asyncio.IncompleteReadError(body, None)
-        body += piece
-    return int(head[9:12]), body
 
 
 def main() -> int:
@@ -126,7 +112,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is stopped
     made, wrong, sizes = Counter[str](), Counter[str](), list[tuple[float, int]]()
     with Fleet() as fleet:
-        fleet.start_mock()
+        fleet.start(Direct(), fleet.upstream)
         running = fleet.start(Service())
         for share in (WARM_UP_SHARE, 1 - WARM_UP_SHARE):
             asyncio.run(load(running, seconds * share, made, wrong))

@@ -7,14 +7,14 @@ as it can, over a connection of its own. The gateway itself is not part of it.
 import argparse
 import multiprocessing
 import statistics
-import subprocess
 import tempfile
 import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from bench.processes import free_port
+from bench.servers import Server
+from bench.targets import free_port, redis_server
 from chat.redis_store import redis_at
 from chat.sqlite_store import SQLite
 from chat.stores import Counter
@@ -27,22 +27,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     processes = parser.parse_args().processes
-    with tempfile.TemporaryDirectory() as folder:
-        measure("file", str(Path(folder) / "limits.sqlite3"), processes, None)
-        port = free_port()
-        options = ["--port", str(port), "--save", "", "--bind", "127.0.0.1"]
-        command = ["redis-server", *options, "--dir", folder]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as redis:
-            try:
-                time.sleep(1)
-                measure("redis", f"redis://127.0.0.1:{port}/0", processes, redis.pid)
-            finally:
-                redis.kill()
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
+        measure("file", str(folder / "limits.sqlite3"), processes, None)
+        with Server(redis_server(port, folder), {}, folder, folder / "log") as redis:
+            time.sleep(1)
+            measure("redis", f"redis://127.0.0.1:{port}/0", processes, redis)
 
 
-def measure(kind: str, where: str, processes: list[int], server: int | None) -> None:
+def measure(kind: str, where: str, processes: list[int], server: Server | None) -> None:
     for count in processes:
-        before = cpu_seconds(server) if server else 0.0
+        before = server.cpu_seconds() if server else 0.0
         barrier, results = multiprocessing.Barrier(count), multiprocessing.SimpleQueue()
         running = [
             multiprocessing.Process(target=count_calls, args=(kind, where, barrier, results))
@@ -54,7 +49,7 @@ def measure(kind: str, where: str, processes: list[int], server: int | None) -> 
         for process in running:
             process.join()
         rate = len(waits) / SECONDS
-        store_us = (cpu_seconds(server) - before) / len(waits) * 1e6 if server else 0.0
+        store_us = (server.cpu_seconds() - before) / len(waits) * 1e6 if server else 0.0
         p50, p99 = (statistics.quantiles(waits, n=100)[at] * 1e6 for at in (49, 98))
         print(
             f"{kind:5} {count:3} processes: {rate:8,.0f} calls/s, a look {p50:6,.0f} us "
@@ -79,11 +74,6 @@ def count_calls(kind: str, where: str, barrier: Barrier, results: Any) -> None:
         waits.append(time.monotonic() - start)
         store.take(adding, now)
     results.put(waits)
-
-
-def cpu_seconds(pid: int) -> float:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ workers, both providers pointed at the mock, a token where it can check one.
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from bench.processes import free_port
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sys.executable).parent
@@ -30,18 +29,31 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where one start of a gateway happens: its port, the mock's port, a folder of its own."""
+    """Where one start of a gateway happens: its port, the mock's URL, a folder of its own."""
 
     port: int
-    upstream: int
+    upstream: str
     folder: Path
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def redis_server(port: int, folder: Path) -> list[str]:
+    """The command of a Redis that keeps nothing."""
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    return ["redis-server", *options]
 
 
 class Target:
     """A column. The defaults are those of a gateway with an OpenAI-style endpoint."""
 
     name = ""
-    install = ""
     quick_start = True  # starts in a second or so: its cold start can be measured again and again
 
     def installed(self) -> bool:
@@ -118,8 +130,8 @@ class Service(Target):
             "ACCESS_TOKENS": f"bench:{TOKEN}",
             "ANTHROPIC_API_KEY": "bench-key-a",
             "OPENAI_API_KEY": "bench-key-o",
-            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{place.upstream}",
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{place.upstream}/v1",
+            "ANTHROPIC_BASE_URL": place.upstream,
+            "OPENAI_BASE_URL": f"{place.upstream}/v1",
             "PORT": str(place.port),
             "WEB_CONCURRENCY": WORKERS,
         }
@@ -143,10 +155,7 @@ class Limited(Service):
         return {**super().environment(place), "LIMITS": LIMITS, **store}
 
     def beside(self, place: Place) -> list[str]:
-        if not self.redis_port:
-            return []
-        options = ["--port", str(self.redis_port), "--bind", "127.0.0.1", "--save", ""]
-        return ["redis-server", *options, "--dir", str(place.folder)]
+        return redis_server(self.redis_port, place.folder) if self.redis_port else []
 
 
 class Prototype(Direct):
@@ -172,56 +181,43 @@ class Prototype(Direct):
         return place.folder  # not the project's: its gunicorn.conf.py is the service's
 
     def environment(self, place: Place) -> dict[str, str]:
-        return {"UPSTREAM": f"http://127.0.0.1:{place.upstream}"}
+        return {"UPSTREAM": place.upstream}
 
 
 class Peer(Target):
     """A gateway that is measured where its program is: named by a variable, or a command."""
 
-    variable = ""
-    executable: str | None = None
-
     def __init__(self) -> None:
-        self.program = program(self.variable, self.executable)
+        named = os.environ.get(self.name.upper()) or shutil.which(self.name.lower())
+        self.program = Path(named).absolute() if named else Path()
 
     def installed(self) -> bool:
-        return self.program is not None
+        return self.program.is_file()
+
+    def configured(self, place: Place, config: object) -> str:
+        """The configuration as a file: JSON, which is YAML too."""
+        file = place.folder / "config.yaml"
+        file.write_text(json.dumps(config))
+        return str(file)
 
 
 class LiteLLM(Peer):
     name = "LiteLLM"
-    install = 'pip install "litellm[proxy]" in a venv; LITELLM=VENV/bin/litellm'
     quick_start = False
-    variable, executable = "LITELLM", "litellm"
 
     def command(self, place: Place) -> list[str]:
-        config = place.folder / "litellm.yaml"
-        config.write_text(self.config(place.upstream))
-        options = ["--config", str(config), "--host", "127.0.0.1", "--port", str(place.port)]
+        bases = {"openai": f"{place.upstream}/v1", "anthropic": place.upstream}
+        models = []
+        for route, model in MODELS.items():
+            params = {"model": f"{route}/{model}", "api_key": "bench-key", "api_base": bases[route]}
+            models.append({"model_name": model, "litellm_params": params})
+        general = {"master_key": f"sk-{TOKEN}"}
+        config = self.configured(place, {"model_list": models, "general_settings": general})
+        options = ["--config", config, "--host", "127.0.0.1", "--port", str(place.port)]
         return [str(self.program), *options, "--num_workers", WORKERS, "--telemetry", "False"]
 
     def environment(self, place: Place) -> dict[str, str]:
         return {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-
-    def config(self, upstream: int) -> str:
-        """JSON, which is YAML too."""
-        bases = {
-            "openai": f"http://127.0.0.1:{upstream}/v1",
-            "anthropic": f"http://127.0.0.1:{upstream}",
-        }
-        models = [
-            {
-                "model_name": model,
-                "litellm_params": {
-                    "model": f"{route}/{model}",
-                    "api_key": "bench-key",
-                    "api_base": bases[route],
-                },
-            }
-            for route, model in MODELS.items()
-        ]
-        general = {"master_key": f"sk-{TOKEN}"}
-        return json.dumps({"model_list": models, "general_settings": general})
 
     def headers(self, route: str, place: Place) -> dict[str, str]:
         return {"authorization": f"Bearer sk-{TOKEN}"}
@@ -229,14 +225,6 @@ class LiteLLM(Peer):
 
 class Portkey(Peer):
     name = "Portkey"
-    install = (
-        "npm install @portkey-ai/gateway; "
-        "PORTKEY=node_modules/@portkey-ai/gateway/build/start-server.js"
-    )
-    variable = "PORTKEY"
-
-    def installed(self) -> bool:
-        return super().installed() and shutil.which("node") is not None
 
     def command(self, place: Place) -> list[str]:
         return ["node", str(self.program), f"--port={place.port}", "--headless"]
@@ -248,48 +236,29 @@ class Portkey(Peer):
         return {
             "authorization": f"Bearer {TOKEN}",
             "x-portkey-provider": route,
-            "x-portkey-custom-host": f"http://127.0.0.1:{place.upstream}/v1",
+            "x-portkey-custom-host": f"{place.upstream}/v1",
         }
 
 
 class MLflow(Peer):
     name = "MLflow"
-    install = 'pip install "mlflow[gateway]" in a venv; MLFLOW=VENV/bin/mlflow'
     quick_start = False
-    variable, executable = "MLFLOW", "mlflow"
 
     def command(self, place: Place) -> list[str]:
-        config = place.folder / "mlflow.yaml"
-        config.write_text(self.config(place.upstream))
-        options = ["--config-path", str(config), "--host", "127.0.0.1", "--port", str(place.port)]
+        endpoints = []
+        for route, model in MODELS.items():
+            config = {f"{route}_api_key": "bench-key", f"{route}_api_base": f"{place.upstream}/v1"}
+            provider = {"provider": route, "name": model, "config": config}
+            endpoints.append({"name": route, "endpoint_type": "llm/v1/chat", "model": provider})
+        file = self.configured(place, {"endpoints": endpoints})
+        options = ["--config-path", file, "--host", "127.0.0.1", "--port", str(place.port)]
         return [str(self.program), "gateway", "start", *options, "--workers", WORKERS]
 
     def environment(self, place: Place) -> dict[str, str]:
         return {
-            "PATH": f"{Path(str(self.program)).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PATH": f"{self.program.parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-
-    def config(self, upstream: int) -> str:
-        bases = {
-            "openai": {
-                "openai_api_key": "bench-key",
-                "openai_api_base": f"http://127.0.0.1:{upstream}/v1",
-            },
-            "anthropic": {
-                "anthropic_api_key": "bench-key",
-                "anthropic_api_base": f"http://127.0.0.1:{upstream}/v1",
-            },
-        }
-        endpoints = [
-            {
-                "name": route,
-                "endpoint_type": "llm/v1/chat",
-                "model": {"provider": route, "name": MODELS[route], "config": bases[route]},
-            }
-            for route in MODELS
-        ]
-        return json.dumps({"endpoints": endpoints})
 
     def path(self, route: str) -> str:
         return f"/gateway/{route}/invocations"
@@ -301,12 +270,6 @@ class MLflow(Peer):
         body = dict(super().body(route, messages, stream))
         del body["model"]  # the endpoint names it
         return body
-
-
-def program(variable: str, command: str | None = None) -> Path | None:
-    """The file that an environment variable names, or a command of the search path."""
-    named = os.environ.get(variable) or (shutil.which(command) if command else None)
-    return Path(named).absolute() if named and Path(named).exists() else None
 
 
 def everyone() -> list[Target]:
