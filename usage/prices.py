@@ -22,10 +22,7 @@ def cost_of(record: Mapping[str, Any]) -> float | None:
     provider has no price list: its calls are unpriced, not sold for nothing. A record without
     a time has today's price.
     """
-    try:
-        rows = _rows(record.get("provider"), record.get("answered_model"))
-    except TypeError:
-        return None
+    rows = _rows(str(record.get("provider")), str(record.get("answered_model")))
     prompt, completion = count(record.get("prompt_tokens")), count(record.get("completion_tokens"))
     if not rows or prompt is None or completion is None:
         return None

@@ -49,12 +49,10 @@ class Fitting:
         self.body = body
         self._refused = refused
         self._call = call
-        self._known = refused.of_model.get(body["model"], frozenset())
-        self._left_out: frozenset[str] = frozenset()
+        self._refuses = refused.of_model.get(body["model"], frozenset())
         self._first_failure: Failure | None = None
-        for name in self._known:
-            if name in body:
-                self._leave_out(name)
+        for name in self._refuses & body.keys():
+            self._leave_out(name)
 
     def refit(self, failure: Failure) -> bool:
         """Whether the body is now one without what was refused.
@@ -66,19 +64,22 @@ class Fitting:
         if name is None or name not in self.body:
             return False
         other = self._refused.optional[name]
-        if other in self._left_out:
+        if other in self._refuses:
             if self._first_failure is not None:
                 failure.text = self._first_failure.text
             return False
         if other is not None:
             self._first_failure = failure
+        self._refuses |= {name}
         self._leave_out(name)
         return True
 
     def succeeded(self) -> None:
-        """The model took it: what was left out is so from now on."""
-        if not self._left_out <= self._known:
-            self._refused.of_model[self.body["model"]] = self._known | self._left_out
+        """The model took it: what it refused before is left out from now on."""
+        of_model, model = self._refused.of_model, self.body["model"]
+        known = of_model.get(model, frozenset())
+        if not self._refuses <= known:
+            of_model[model] = known | self._refuses
 
     def _leave_out(self, name: str) -> None:
         other = self._refused.optional[name]
@@ -88,4 +89,3 @@ class Fitting:
             self._call.adjusted[name] = None
         else:
             self.body[other] = self._call.adjusted[LIMIT] = value
-        self._left_out |= {name}
