@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 
 from bench import table
-from bench.footprint import footprint
+from bench.peers import LiteLLM, MLflow, Portkey
 from bench.scenarios import SCENARIOS, WARM_UP, Scenario, measure
 from bench.servers import Fleet, Running, idle_memory
 from bench.table import Results
-from bench.targets import PROJECT, SERVICE, Direct, Limited, Target, everyone, limited
+from bench.targets import PROJECT, SERVICE, Direct, Limited, Prototype, Service, Target, limited
 
 RESULTS = PROJECT / "bench" / "results" / "latest.json"
 README = PROJECT / "bench" / "README.md"
@@ -63,7 +63,8 @@ def arguments() -> argparse.Namespace:
 def chosen_targets(columns: str | None) -> list[Target]:
     """The gateways that are asked for and installed; of the others it is said."""
     wanted = columns.split(",") if columns else None
-    targets = [one for one in everyone() if not wanted or one.name in wanted]
+    everyone = (Service(), Prototype(), LiteLLM(), Portkey(), MLflow())
+    targets = [one for one in everyone if not wanted or one.name in wanted]
     for target in targets:
         if not target.installed():
             say(f"{target.name}: not found; {README} says how to install it.")
@@ -119,7 +120,7 @@ def measured_alone(fleet: Fleet, target: Target) -> dict[str, float]:
     return {
         "cold start": statistics.median(starts[1:]),
         "idle MiB": statistics.median(memory[1:]),
-        **footprint(target),
+        **target.size(),
     }
 
 

@@ -4,13 +4,12 @@ Every gateway gets the same work and an equivalent configuration: two workers wh
 workers, both providers pointed at the mock, a token where it can check one.
 """
 
-import json
-import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -38,16 +37,26 @@ class Place:
 
 def free_port() -> int:
     """A TCP port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
-        return port
+    return port
 
 
 def redis_server(port: int, folder: Path) -> list[str]:
     """The command of a Redis that keeps nothing."""
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    return ["redis-server", *options]
+    options = f"--bind 127.0.0.1 --port {port} --save".split()
+    return ["redis-server", *options, "", "--dir", str(folder)]
+
+
+def size_of(files: Iterable[Path], packages: int) -> dict[str, float]:
+    mib = sum(file.stat().st_size for file in files if file.is_file()) / 1024 / 1024
+    return {"installed MiB": mib, "packages": packages}
+
+
+def size_of_packages(distributions: Iterable[metadata.Distribution]) -> dict[str, float]:
+    packages = list(distributions)
+    files = (Path(str(file.locate())) for package in packages for file in package.files or [])
+    return size_of(files, len(packages))
 
 
 class Target:
@@ -58,6 +67,10 @@ class Target:
 
     def installed(self) -> bool:
         return True
+
+    def size(self) -> dict[str, float]:
+        """What is installed for it on the disk; nothing where that tells nothing."""
+        return {}
 
     def command(self, place: Place) -> list[str]:
         raise NotImplementedError
@@ -119,6 +132,14 @@ class Direct(Target):
 class Service(Target):
     name = SERVICE
 
+    def size(self) -> dict[str, float]:
+        """Of what requirements.txt pins, which is all that comes along."""
+        lines = (PROJECT / "requirements.txt").read_text().splitlines()
+        names = [line.partition("==")[0] for line in lines if "==" in line and line[0] not in "# "]
+        installed = {one.name.lower(): one for one in metadata.distributions()}
+        # A line may be for other versions of Python only.
+        return size_of_packages(installed[name] for name in names if name in installed)
+
     def command(self, place: Place) -> list[str]:
         return [str(SCRIPTS / "gunicorn"), "--bind", f"127.0.0.1:{place.port}"]
 
@@ -164,117 +185,16 @@ class Prototype(Direct):
     name = "prototype"
 
     def command(self, place: Place) -> list[str]:
-        options = {
-            "--bind": f"127.0.0.1:{place.port}",
-            "--worker-class": "gthread",
-            "--workers": WORKERS,
-            "--threads": "1000",
-            "--worker-connections": "5000",
-            "--keep-alive": "100",
-            "--backlog": "512",
-            "--pythonpath": str(PROJECT),
-        }
-        flags = [part for pair in options.items() for part in pair]
-        return [str(SCRIPTS / "gunicorn"), *flags, "--no-control-socket", "bench.prototype:app"]
+        options = f"--bind 127.0.0.1:{place.port} --workers {WORKERS} --worker-class gthread"
+        options += " --threads 1000 --worker-connections 5000 --keep-alive 100 --backlog 512"
+        gunicorn = [str(SCRIPTS / "gunicorn"), *options.split(), "--no-control-socket"]
+        return [*gunicorn, "--pythonpath", str(PROJECT), "bench.prototype:app"]
 
     def directory(self, place: Place) -> Path:
         return place.folder  # not the project's: its gunicorn.conf.py is the service's
 
     def environment(self, place: Place) -> dict[str, str]:
         return {"UPSTREAM": place.upstream}
-
-
-class Peer(Target):
-    """A gateway that is measured where its program is: named by a variable, or a command."""
-
-    def __init__(self) -> None:
-        named = os.environ.get(self.name.upper()) or shutil.which(self.name.lower())
-        self.program = Path(named).absolute() if named else Path()
-
-    def installed(self) -> bool:
-        return self.program.is_file()
-
-    def configured(self, place: Place, config: object) -> str:
-        """The configuration as a file: JSON, which is YAML too."""
-        file = place.folder / "config.yaml"
-        file.write_text(json.dumps(config))
-        return str(file)
-
-
-class LiteLLM(Peer):
-    name = "LiteLLM"
-    quick_start = False
-
-    def command(self, place: Place) -> list[str]:
-        bases = {"openai": f"{place.upstream}/v1", "anthropic": place.upstream}
-        models = []
-        for route, model in MODELS.items():
-            params = {"model": f"{route}/{model}", "api_key": "bench-key", "api_base": bases[route]}
-            models.append({"model_name": model, "litellm_params": params})
-        general = {"master_key": f"sk-{TOKEN}"}
-        config = self.configured(place, {"model_list": models, "general_settings": general})
-        options = ["--config", config, "--host", "127.0.0.1", "--port", str(place.port)]
-        return [str(self.program), *options, "--num_workers", WORKERS, "--telemetry", "False"]
-
-    def environment(self, place: Place) -> dict[str, str]:
-        return {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
-
-    def headers(self, route: str, place: Place) -> dict[str, str]:
-        return {"authorization": f"Bearer sk-{TOKEN}"}
-
-
-class Portkey(Peer):
-    name = "Portkey"
-
-    def command(self, place: Place) -> list[str]:
-        return ["node", str(self.program), f"--port={place.port}", "--headless"]
-
-    def environment(self, place: Place) -> dict[str, str]:
-        return {"NODE_ENV": "production"}
-
-    def headers(self, route: str, place: Place) -> dict[str, str]:
-        return {
-            "authorization": f"Bearer {TOKEN}",
-            "x-portkey-provider": route,
-            "x-portkey-custom-host": f"{place.upstream}/v1",
-        }
-
-
-class MLflow(Peer):
-    name = "MLflow"
-    quick_start = False
-
-    def command(self, place: Place) -> list[str]:
-        endpoints = []
-        for route, model in MODELS.items():
-            config = {f"{route}_api_key": "bench-key", f"{route}_api_base": f"{place.upstream}/v1"}
-            provider = {"provider": route, "name": model, "config": config}
-            endpoints.append({"name": route, "endpoint_type": "llm/v1/chat", "model": provider})
-        file = self.configured(place, {"endpoints": endpoints})
-        options = ["--config-path", file, "--host", "127.0.0.1", "--port", str(place.port)]
-        return [str(self.program), "gateway", "start", *options, "--workers", WORKERS]
-
-    def environment(self, place: Place) -> dict[str, str]:
-        return {
-            "PATH": f"{self.program.parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-
-    def path(self, route: str) -> str:
-        return f"/gateway/{route}/invocations"
-
-    def end_mark(self, route: str) -> str:
-        return '"finish_reason":"stop"'  # it sends no [DONE]
-
-    def body(self, route: str, messages: Messages, stream: bool) -> Mapping[str, object]:
-        body = dict(super().body(route, messages, stream))
-        del body["model"]  # the endpoint names it
-        return body
-
-
-def everyone() -> list[Target]:
-    """The columns of the table, but for the mock itself."""
-    return [Service(), Prototype(), LiteLLM(), Portkey(), MLflow()]
 
 
 def limited() -> list[Target]:
