@@ -86,7 +86,7 @@ class Worker(ThreadWorker):
             self._wait_for(conn, self.arrival_timeout_s, self._serve, conn.receive)
 
     def _serve(self, conn: Connection) -> None:
-        """Find a thread for a caller who takes what was sent: it would wait with its answer."""
+        """Answer the caller in a thread, which must not wait until earlier answers are taken."""
         if not conn.has_request:
             self._close(conn)
         elif conn.is_ready(select.POLLOUT):
@@ -95,7 +95,7 @@ class Worker(ThreadWorker):
             self._wait_for(conn, self.arrival_timeout_s, self._find_thread, event=EVENT_WRITE)
 
     def _find_thread(self, conn: Connection) -> None:
-        # Where the system gives no more of them, it is queued by then: one that is there takes it.
+        # Where the system gives no more threads, the work is queued by then: one of them takes it.
         with contextlib.suppress(RuntimeError):
             self.tpool.submit(self._handle, conn)
 
@@ -108,7 +108,7 @@ class Worker(ThreadWorker):
         self._make_room()
 
     def _linger(self, conn: Connection) -> None:
-        """Close when the caller has read the answer, which costs neither a thread nor others."""
+        """Close it when the caller has read the answer, without a thread that waits for that."""
         try:
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:  # it is closed already
@@ -164,12 +164,13 @@ class Worker(ThreadWorker):
     # Requests: each in a thread.
 
     def _handle(self, conn: Connection) -> None:
+        """Answer, and have the main loop go on with the connection."""
         then = self._linger
         try:
             if self._answer(conn):
                 then = self._keep
         except (StopIteration, NoMoreData, ConnectionError, BlockingIOError):
-            pass  # the answer broke off, or its caller has left or has taken nothing for too long
+            pass  # the answer failed halfway, or its caller has left or takes nothing of it
         except OSError:
             self.log.exception("Socket error processing request.")
         except Exception as error:
