@@ -60,8 +60,8 @@ class CheckedRequest(Request):
     def should_close(self) -> bool:
         """Also with a body that nobody has read: what comes of it is not the next request.
 
-        gunicorn would read it after the answer, and meet its faults with a second answer, which a
-        proxy that shares its connections gives to the next caller.
+        Read after the answer, as gunicorn does, its faults would be met with a second answer,
+        which a proxy that shares its connections gives to the next caller.
         """
         reader = self.body.reader
         unread = reader.parser if isinstance(reader, ChunkedReader) else reader.length
