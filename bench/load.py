@@ -57,6 +57,7 @@ class Outcome:
     first_p99: float = 0.0
     gap_p99: float = 0.0  # between two reads of one stream
     rate: float = 0.0
+    words_rate: float = 0.0
     failures: dict[str, int] = field(default_factory=dict)
 
 
@@ -101,13 +102,15 @@ class Run:
             was_cut = await caller.was_cut
 
     def outcome(self) -> Outcome:
+        rate = len(self.latencies) / (self.last_end - self.started or 1.0)
         return Outcome(
             intact=len(self.latencies),
             p50=percentile(self.latencies, 50),
             first_p50=percentile(self.first_words, 50),
             first_p99=percentile(self.first_words, 99),
             gap_p99=percentile(self.gaps, 99),
-            rate=len(self.latencies) / (self.last_end - self.started or 1.0),
+            rate=rate,
+            words_rate=rate * self.order.words,
             failures=dict(self.failures),
         )
 

@@ -6,16 +6,16 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from statistics import median
 
 from bench import scenarios
-from bench.scenarios import ONE_ROUTE, ROUTES, Measurement, Scenario
+from bench.scenarios import ROUTES, Measurement, Scenario
 from bench.targets import IN_REDIS, IN_SQLITE, SERVICE
 
 PEERS = ("LiteLLM", "Portkey", "MLflow")
 NOTHING = "\N{EN DASH}"
-TWO_ROUTES = "(OpenAI / Anthropic)"
 
 
 @dataclass
@@ -40,36 +40,26 @@ class Row:
     name: str
     figure: Figure
     digits: int = 0
-    routes: tuple[str, ...] = ROUTES
-
-    def values(self, results: Results, column: str) -> list[float | None]:
-        return [self.figure(results, column, route) for route in self.routes]
 
     def cell(self, results: Results, column: str) -> str:
-        """The figures of a column, route by route, or a dash."""
-        values = self.values(results, column)
-        if all(value is None for value in values):
-            return NOTHING
-        return " / ".join(NOTHING if v is None else f"{v:,.{self.digits}f}" for v in values)
+        """The figures of a column, route by route as far as they were measured, or a dash."""
+        values = (self.figure(results, column, route) for route in ROUTES)
+        return " / ".join(f"{v:,.{self.digits}f}" for v in values if v is not None) or NOTHING
 
 
-def of(scenario: Scenario, figure: Callable[[Measurement], float]) -> Figure:
-    """The median of a measurement's figure over the rounds; None where it was not measured."""
+def of(scenario: Scenario, name: str) -> Figure:
+    """The median of what a measurement calls so over the rounds; None where it was not measured."""
 
     def value(results: Results, column: str, route: str) -> float | None:
         rounds = results.measurements.get((scenario.name, route, column))
-        return median(map(figure, rounds)) if rounds else None
+        return median(map(attrgetter(name), rounds)) if rounds else None
 
     return value
 
 
-def cpu(scenario: Scenario) -> Figure:
-    return of(scenario, lambda found: found.cpu_per_1000)
-
-
 def added_latency(results: Results, column: str, route: str) -> float | None:
     """What the gateway adds to the median latency of the bare upstream."""
-    p50 = of(scenarios.ONE_CALLER, lambda found: found.outcome.p50)
+    p50 = of(scenarios.ONE_CALLER, "outcome.p50")
     own, direct = p50(results, column, route), p50(results, "direct", route)
     return None if own is None or direct is None else own - direct
 
@@ -87,47 +77,47 @@ def with_limits(store: str, figure: Figure, *, as_ratio: bool) -> Figure:
 
 
 def alone(name: str) -> Figure:
-    return lambda results, column, _route: results.alone.get(column, {}).get(name)
+    """What was found with no other gateway running, once for both routes."""
+    return lambda results, column, route: (
+        results.alone.get(column, {}).get(name) if route == ROUTES[0] else None
+    )
 
 
 def _limits_rows() -> Iterator[Row]:
-    limits_latency = of(scenarios.LIMITS_ONE, lambda found: found.outcome.p50)
     for store in (IN_SQLITE, IN_REDIS):
-        over = with_limits(store, cpu(scenarios.LIMITS), as_ratio=True)
-        more = with_limits(store, limits_latency, as_ratio=False)
-        yield Row(f"{store}: CPU of a full answer, over that without", over, 3, ONE_ROUTE)
-        yield Row("… added latency, one caller, ms", more, 2, ONE_ROUTE)
+        over = with_limits(store, of(scenarios.LIMITS, CPU), as_ratio=True)
+        more = with_limits(store, of(scenarios.LIMITS_ONE, "outcome.p50"), as_ratio=False)
+        yield Row(f"{store}: CPU of a full answer, over that without", over, 3)
+        yield Row("… added latency, one caller, ms", more, 2)
 
 
-full_rate = of(scenarios.FULL, lambda found: found.outcome.rate)
-waiting_rate = of(scenarios.WAITING, lambda found: found.outcome.rate)
-first_p50 = of(scenarios.STREAMS, lambda found: found.outcome.first_p50)
-first_p99 = of(scenarios.STREAMS, lambda found: found.outcome.first_p99)
-broad_gap = of(scenarios.BROAD, lambda found: found.outcome.gap_p99)
-spread_gap = of(scenarios.SPREAD, lambda found: found.outcome.gap_p99)
-chunk_rate = of(scenarios.FLAT_OUT, lambda found: found.outcome.rate * scenarios.FLAT_OUT.chunks)
-crowd_intact = of(scenarios.CROWD, lambda found: found.outcome.intact)
-crowd_memory = of(scenarios.CROWD, lambda found: found.peak_mib)
+CPU = "cpu_per_1000"
+full_cpu, streams_cpu = of(scenarios.FULL, CPU), of(scenarios.STREAMS, CPU)
+waiting_rate = of(scenarios.WAITING, "outcome.rate")
+first_p50 = of(scenarios.STREAMS, "outcome.first_p50")
+broad_gap = of(scenarios.BROAD, "outcome.gap_p99")
+chunk_rate = of(scenarios.FLAT_OUT, "outcome.words_rate")
+crowd_intact, crowd_memory = of(scenarios.CROWD, "outcome.intact"), of(scenarios.CROWD, "peak_mib")
 
 ROWS = (
-    Row(f"added latency, one caller, ms {TWO_ROUTES}", added_latency, 2),
-    Row("full answers, 32 callers: requests/s", full_rate),
-    Row("… CPU s per 1000", cpu(scenarios.FULL), 2),
+    Row("added latency, one caller, ms (OpenAI / Anthropic)", added_latency, 2),
+    Row("full answers, 32 callers: requests/s", of(scenarios.FULL, "outcome.rate")),
+    Row("… CPU s per 1000", full_cpu, 2),
     Row("200 callers, 300 ms upstream: requests/s (666 ideal)", waiting_rate),
     Row("40 streams, 50 chunks each 20 ms: first token p50, ms", first_p50, 1),
-    Row("… first token p99, ms", first_p99, 1),
-    Row("… CPU s per 1000 streams", cpu(scenarios.STREAMS), 2),
+    Row("… first token p99, ms", of(scenarios.STREAMS, "outcome.first_p99"), 1),
+    Row("… CPU s per 1000 streams", streams_cpu, 2),
     Row("200 streams, 20 ms apart: gap between chunks, p99, ms", broad_gap, 1),
-    Row("… their starts spread over 1 s", spread_gap, 1, ONE_ROUTE),
+    Row("… their starts spread over 1 s", of(scenarios.SPREAD, "outcome.gap_p99"), 1),
     Row("32 streams flat out: chunks/s", chunk_rate),
-    Row("1000 streams at once: intact", crowd_intact, routes=ONE_ROUTE),
-    Row("… memory in all (PSS), MiB", crowd_memory, routes=ONE_ROUTE),
-    Row("500 messages: CPU s per 1000", cpu(scenarios.LONG_TALK), 2),
+    Row("1000 streams at once: intact", crowd_intact),
+    Row("… memory in all (PSS), MiB", crowd_memory),
+    Row("500 messages: CPU s per 1000", of(scenarios.LONG_TALK, CPU), 2),
     *_limits_rows(),
-    Row("idle memory (PSS), MiB", alone("idle MiB"), routes=ONE_ROUTE),
-    Row("cold start to first answer, s", alone("cold start"), 2, ONE_ROUTE),
-    Row("installed MiB", alone("installed MiB"), 1, ONE_ROUTE),
-    Row("… packages", alone("packages"), routes=ONE_ROUTE),
+    Row("idle memory (PSS), MiB", alone("idle MiB")),
+    Row("cold start to first answer, s", alone("cold start"), 2),
+    Row("installed MiB", alone("installed MiB"), 1),
+    Row("… packages", alone("packages")),
 )
 
 
@@ -160,11 +150,10 @@ class Bound:
     limit: float | None = None
     times_best: float = 1.0  # where there is no number
     more_is_better: bool = False
-    routes: tuple[str, ...] = ROUTES
 
     def verdicts(self, results: Results) -> Iterator[str]:
         best, sign = (max, "≥") if self.more_is_better else (min, "≤")
-        for route in self.routes:
+        for route in ROUTES:
             value = self.figure(results, SERVICE, route)
             of_peers = [found for peer in PEERS if (found := self.figure(results, peer, route))]
             limit = self.limit
@@ -180,33 +169,21 @@ class Bound:
 
 BOUNDS = (
     Bound("added latency, ms, below every peer", added_latency),
-    Bound("CPU s of 1000 full answers, below every peer", cpu(scenarios.FULL)),
-    Bound("CPU s of 1000 streams, below every peer", cpu(scenarios.STREAMS)),
-    Bound(
-        "chunks/s flat out, 1.4 times the best peer",
-        chunk_rate,
-        times_best=1.4,
-        more_is_better=True,
-    ),
-    Bound("200 streams: gap p99, ms", broad_gap, limit=50),
-    Bound(
-        "1000 streams at once: intact",
-        crowd_intact,
-        limit=1000,
-        more_is_better=True,
-        routes=ONE_ROUTE,
-    ),
-    Bound("1000 streams at once: MiB in all", crowd_memory, limit=200, routes=ONE_ROUTE),
+    Bound("CPU s of 1000 full answers, below every peer", full_cpu),
+    Bound("CPU s of 1000 streams, below every peer", streams_cpu),
+    Bound("chunks/s flat out, 1.4 times the best peer", chunk_rate, None, 1.4, more_is_better=True),
+    Bound("200 streams: gap p99, ms", broad_gap, 50),
+    Bound("1000 streams at once: intact", crowd_intact, 1000, more_is_better=True),
+    Bound("1000 streams at once: MiB in all", crowd_memory, 200),
     Bound(
         f"{IN_SQLITE}: CPU over that without",
-        with_limits(IN_SQLITE, cpu(scenarios.LIMITS), as_ratio=True),
-        limit=1.08,
-        routes=ONE_ROUTE,
+        with_limits(IN_SQLITE, of(scenarios.LIMITS, CPU), as_ratio=True),
+        1.08,
     ),
-    Bound("idle memory, MiB", alone("idle MiB"), limit=58, routes=ONE_ROUTE),
-    Bound("cold start, s", alone("cold start"), limit=0.4, routes=ONE_ROUTE),
-    Bound("installed, MiB", alone("installed MiB"), limit=20, routes=ONE_ROUTE),
-    Bound("packages", alone("packages"), limit=20, routes=ONE_ROUTE),
+    Bound("idle memory, MiB", alone("idle MiB"), 58),
+    Bound("cold start, s", alone("cold start"), 0.4),
+    Bound("installed, MiB", alone("installed MiB"), 20),
+    Bound("packages", alone("packages"), 20),
 )
 
 
