@@ -136,7 +136,7 @@ def take_turns(all_running: Sequence[Running], scenario: Scenario, results: Resu
 
 def takes_part(target: Target, scenario: Scenario) -> bool:
     if scenario.limits:
-        return target.name == SERVICE or isinstance(target, Limited)
+        return isinstance(target, Service)  # with them and without
     is_gateway = target.name != "direct"
     return not isinstance(target, Limited) and (is_gateway or not scenario.gateways_only)
 

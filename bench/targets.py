@@ -153,7 +153,6 @@ class Service(Target):
             "OPENAI_API_KEY": "bench-key-o",
             "ANTHROPIC_BASE_URL": place.upstream,
             "OPENAI_BASE_URL": f"{place.upstream}/v1",
-            "PORT": str(place.port),
             "WEB_CONCURRENCY": WORKERS,
         }
 

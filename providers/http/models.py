@@ -46,11 +46,11 @@ def models_command() -> None:
 def _state(model: str, ends: dict[str, datetime | None], now: datetime) -> tuple[str, bool]:
     """What to say of a model, and whether it may be relied on."""
     # A name without a date stands for the newest of its snapshots.
-    snapshot = re.compile(re.escape(model) + r"(-\d{4}-?\d\d-?\d\d)?")
-    found = sorted(filter(snapshot.fullmatch, ends))
-    if not found:
+    snapshot = re.compile(re.escape(model) + r"-\d{4}-?\d\d-?\d\d")
+    name = model if model in ends else max(filter(snapshot.fullmatch, ends), default=None)
+    if name is None:
         return "gone", False
-    end = ends[found[0]] if found[0] == model else ends[found[-1]]
+    end = ends[name]
     if end is None:
         return "available", True
     if end <= now:
