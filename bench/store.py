@@ -17,7 +17,7 @@ from bench.servers import Server
 from bench.targets import free_port, redis_server
 from chat.redis_store import redis_at
 from chat.sqlite_store import SQLite
-from chat.stores import Counter
+from chat.stores import Counter, Look
 
 SECONDS = 3.0
 WINDOW_S = 86_400
@@ -70,9 +70,9 @@ def count_calls(kind: str, where: str, barrier: Barrier, results: Any) -> None:
     barrier.wait()
     waits, end = [], time.monotonic() + SECONDS
     while (start := time.monotonic()) < end:
-        store.take(looks, now)
+        store.take([Look(looks, now)])
         waits.append(time.monotonic() - start)
-        store.take(adding, now)
+        store.take([Look(adding, now)])
     results.put(waits)
 
 

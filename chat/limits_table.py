@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import click
 
 from chat.limits import PARTS, Limits, counter_key, window_end
-from chat.stores import Backend, Counter, reason_of
+from chat.stores import Backend, reason_of
 from core.limit import Limit
 
 # Nobody's call waits here, and the store may be far away.
@@ -90,6 +90,6 @@ def _reset(limits: Limits, store: Backend, named: dict[str, str], which: str) ->
     for limit in limits.limits:
         if _is_about(limit, named) and which == f"{limit.unit}/{limit.window}":
             ends = window_end(limit.window, limits.clock())
-            store.delete([Counter(ends, counter_key(limit, name))])
+            store.delete(ends, counter_key(limit, name))
             return
     raise click.ClickException(f"No limit in {which} is about this {scope}.")

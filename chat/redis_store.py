@@ -1,14 +1,12 @@
 """Counts in Redis, or in what speaks as it does, which many machines share."""
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import redis
 
-from chat.stores import KEPT_S, PATIENCE_S, Counter
+from chat.stores import KEPT_S, PATIENCE_S, Look
 
 # One name in braces, so that a cluster's proxy finds all keys in one place.
 _PREFIX = "{limits}:"
@@ -45,55 +43,25 @@ def redis_at(url: str, ca_bundle: str | None) -> Callable[[], "Redis"]:
         socket_connect_timeout=_TIMEOUT_S,
         **tls,
     )
-    return lambda: Redis(pool.make_connection(), redis.exceptions)
-
-
-class Asked:
-    """One command to Redis, since when it waits, and what came back: a reply or an exception."""
-
-    __slots__ = ("command", "is_done", "reply", "since")
-
-    def __init__(self, *command: Any) -> None:
-        self.command = command
-        self.since = time.monotonic()
-        self.is_done = False
-        self.reply: Any = None
-
-    def end(self, reply: Any) -> None:
-        self.reply, self.is_done = reply, True
+    return lambda: Redis(pool.make_connection())
 
 
 class Redis:
-    """Redis, or what speaks as it does, over one connection a process.
-
-    One thread at a time sends the commands of all that wait, and reads their answers: a store
-    far away costs its round trip once, and a process needs no more connections when it is busy.
-    """
+    """Redis, or what speaks as it does, over one connection."""
 
     patience_s = PATIENCE_S
 
-    def __init__(self, connection: Any, exceptions: Any) -> None:
-        self._refused, self._no_script = exceptions.ResponseError, exceptions.NoScriptError
+    def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._turn = threading.Lock()
-        self._waiting: deque[Asked] = deque()
-        self._broken: Exception | None = None
         connection.connect()
-        connection.send_command("SCRIPT", "LOAD", _TAKE)
-        self._sha = connection.read_response()
+        connection.send_command("PING")  # so that no call waits for what takes connections only
+        connection.read_response()
 
-    def take(self, counters: list[Counter], now: float) -> int | None:
-        keys = [_PREFIX + f"{ends}:{key}" for ends, key, *_ in counters]
-        numbers = [
-            number
-            for ends, _, most, adds in counters
-            for number in (most, adds, int(ends - now) + KEPT_S)
-        ]
-        try:
-            full = self._ask("EVALSHA", self._sha, len(keys), *keys, *numbers)
-        except self._no_script:  # SCRIPT FLUSH, or another Redis behind the same address
-            full = self._ask("EVAL", _TAKE, len(keys), *keys, *numbers)
-        return None if full == 0 else full - 1
+    def take(self, looks: list[Look]) -> None:
+        self._send([_script(look) for look in looks])
+        for look in looks:
+            if place := self._reply(look.since):
+                look.full = place - 1
 
     def known(self, now: float) -> dict[tuple[int, str], int]:
         found: dict[tuple[int, str], int] = {}
@@ -107,46 +75,30 @@ class Redis:
             if cursor == b"0":
                 return found
 
-    def delete(self, counters: list[Counter]) -> None:
-        for ends, key, *_ in counters:
-            self._ask("DEL", f"{_PREFIX}{ends}:{key}")
+    def delete(self, ends: int, key: str) -> None:
+        self._ask("DEL", f"{_PREFIX}{ends}:{key}")
 
     def _ask(self, *command: Any) -> Any:
-        asked = Asked(*command)
-        self._waiting.append(asked)
-        with self._turn:
-            if not asked.is_done:
-                self._exchange()
-        if isinstance(asked.reply, Exception):
-            raise asked.reply
-        return asked.reply
+        self._send([command])
+        return self._reply(time.monotonic())
 
-    def _exchange(self) -> None:
-        """Send what waits, and read the answers. Whatever fails, fails all of them."""
-        batch = []
-        while self._waiting:
-            batch.append(self._waiting.popleft())
-        try:
-            if self._broken is not None:
-                raise self._broken
-            until = min(asked.since for asked in batch) + self.patience_s
-            packed = self._connection.pack_commands([asked.command for asked in batch])
-            self._connection.send_packed_command(packed)
-            for asked in batch:
-                asked.end(self._answer(until))
-        except Exception as error:
-            self._broken = error
-            self._connection.disconnect()
-            for asked in batch:
-                if not asked.is_done:
-                    asked.end(error)
+    def _send(self, commands: list[tuple[Any, ...]]) -> None:
+        self._connection.send_packed_command(self._connection.pack_commands(commands))
 
-    def _answer(self, until: float) -> Any:
-        left_s = max(until - time.monotonic(), _LEAST_PATIENCE_S)
+    def _reply(self, since: float) -> Any:
+        left_s = max(since + self.patience_s - time.monotonic(), _LEAST_PATIENCE_S)
         # Asked once more, for it may have come while this thread waited for its turn in Python.
         if not (self._connection.can_read(left_s) or self._connection.can_read(0)):
             raise TimeoutError
-        try:
-            return self._connection.read_response()
-        except self._refused as error:
-            return error
+        return self._connection.read_response()
+
+
+def _script(look: Look) -> tuple[Any, ...]:
+    """The command that takes one look: one script, so that nothing comes between."""
+    keys = [f"{_PREFIX}{ends}:{key}" for ends, key, *_ in look.counters]
+    numbers = [
+        number
+        for ends, _, most, adds in look.counters
+        for number in (most, adds, int(ends - look.now) + KEPT_S)
+    ]
+    return ("EVAL", _TAKE, len(keys), *keys, *numbers)

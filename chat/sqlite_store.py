@@ -2,17 +2,14 @@
 
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from functools import cache
-from itertools import chain
 from typing import Any
 
-from chat.stores import KEPT_S, UNLIMITED, Counter
+from chat.stores import KEPT_S, UNLIMITED, Counter, Look
 
-# A call that looks and counts waits twice, and each pause takes a little longer than it says.
-_PATIENCE_S = 0.02
+_OPENING_S = 0.6
 _PAUSE_S = 0.0025
 _TURNS = 4
 _CLEAN_ROWS = 500  # a millisecond or so
@@ -49,17 +46,15 @@ def _add(rows: int, bounds: int) -> str:
 class SQLite:
     """A file that the processes of one machine share, on a disk of that machine."""
 
-    patience_s = _PATIENCE_S
+    patience_s = 0.02  # A call waits twice, and each pause takes a little longer than it says.
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._lock = threading.Lock()
-        self._broken: sqlite3.OperationalError | None = None
         self._clean_at = 0.0
         # Each statement is a transaction, so that nobody waits for Python with the file locked.
         self._file = sqlite3.connect(path, 0, isolation_level=None, check_same_thread=False)
         # SQLite's own patience does not hold where several make a new file WAL at once.
-        tries = chain.from_iterable(self._tries() for _ in range(30))
+        tries = _tries(_OPENING_S)
         # No call waits for a disk: what is written survives a kill, but maybe no power cut.
         for statement in (
             "PRAGMA page_size = 512",
@@ -70,9 +65,22 @@ class SQLite:
             self._run(statement, [], tries)
         self._inode = os.stat(path).st_ino
 
-    def take(self, counters: list[Counter], now: float) -> int | None:
-        tries = self._tries()
-        self._clean(now, tries)
+    def take(self, looks: list[Look]) -> None:
+        for look in looks:
+            tries = _tries(self.patience_s)
+            self._clean(look.now, tries)
+            look.full = self._take(look.counters, tries)
+
+    def known(self, now: float) -> dict[tuple[int, str], int]:
+        query = "SELECT ends, key, used FROM counters WHERE ends > ?"
+        rows, _ = self._run(query, [now], _tries(self.patience_s))
+        return {(ends, key): used for ends, key, used in rows}
+
+    def delete(self, ends: int, key: str) -> None:
+        statement = "DELETE FROM counters WHERE ends = ? AND key = ?"
+        self._run(statement, [ends, key], _tries(self.patience_s))
+
+    def _take(self, counters: list[Counter], tries: Iterator[bool]) -> int | None:
         bounds: list[Any] = []
         for ends, key, most, _ in counters:
             if most < UNLIMITED:
@@ -88,16 +96,6 @@ class SQLite:
         keys = [(counter.ends, counter.key) for counter in counters]
         return keys.index(full[0]) if full else None
 
-    def known(self, now: float) -> dict[tuple[int, str], int]:
-        rows, _ = self._run(
-            "SELECT ends, key, used FROM counters WHERE ends > ?", [now], self._tries()
-        )
-        return {(ends, key): used for ends, key, used in rows}
-
-    def delete(self, counters: list[Counter]) -> None:
-        for ends, key, *_ in counters:
-            self._run("DELETE FROM counters WHERE ends = ? AND key = ?", [ends, key], self._tries())
-
     def _clean(self, now: float, tries: Iterator[bool]) -> None:
         """Once a minute, or as long as there is more: remove windows long ended."""
         if now < self._clean_at:
@@ -107,28 +105,27 @@ class SQLite:
         _, removed = self._run(_CLEAN, [now - KEPT_S, _CLEAN_ROWS], tries)
         self._clean_at = now if removed == _CLEAN_ROWS else now + 60
 
-    def _tries(self) -> Iterator[bool]:
-        """Waits between the tries of one look or addition where another process has the file."""
-        # Counted in tries, not by a clock: that this process is busy is no reason to give up.
-        for _ in range(round(self.patience_s / _PAUSE_S)):
-            time.sleep(_PAUSE_S)
-            yield True
-        # Nor is it that the other one gets no CPU, for so long that all others have their turn.
-        for _ in range(_TURNS):
-            os.sched_yield()
-            yield True
-
     def _run(
         self, statement: str, values: list[Any], tries: Iterator[bool]
     ) -> tuple[list[Any], int]:
         """Its rows, and how many it changed; where another process has the file, tried again."""
-        with self._lock:  # also while it waits, so that all who wait give up together
-            while self._broken is None:
-                try:
-                    cursor = self._file.execute(statement, values)
-                    return cursor.fetchall(), cursor.rowcount
-                except sqlite3.OperationalError as error:
-                    is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                    if not is_busy or not next(tries, False):
-                        self._broken = error
-            raise self._broken
+        while True:
+            try:
+                cursor = self._file.execute(statement, values)
+                return cursor.fetchall(), cursor.rowcount
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not is_busy or not next(tries, False):
+                    raise
+
+
+def _tries(patience_s: float) -> Iterator[bool]:
+    """Waits between the tries of one look where another process has the file."""
+    # Counted in tries, not by a clock: that this process is busy is no reason to give up.
+    for _ in range(round(patience_s / _PAUSE_S)):
+        time.sleep(_PAUSE_S)
+        yield True
+    # Nor is it that the other one gets no CPU, for so long that all others have their turn.
+    for _ in range(_TURNS):
+        os.sched_yield()
+        yield True

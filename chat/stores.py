@@ -4,10 +4,11 @@ A store that fails, or does not answer soon, is left alone for a while: nothing 
 a call, or make one wait long.
 """
 
-import contextlib
+import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -30,23 +31,40 @@ class Counter(NamedTuple):
     adds: int = 0
 
 
+class Look:
+    """What waits for a store: counters to be added to, if none of them is full."""
+
+    __slots__ = ("counters", "full", "is_done", "now", "since")
+
+    def __init__(self, counters: list[Counter], now: float) -> None:
+        self.counters = counters
+        self.now = now
+        self.since = time.monotonic()
+        self.is_done = False
+        self.full: int | None = None
+
+
 class Backend(Protocol):
-    """An open connection to a store."""
+    """An open connection to a store, for one thread at a time."""
 
     patience_s: float
 
-    def take(self, counters: list[Counter], now: float) -> int | None:
-        """None, having added to all of them; or, having added nothing, the first that is full."""
+    def take(self, looks: list[Look]) -> None:
+        """Have each look's counters added to, or the first of them that is full set."""
 
     def known(self, now: float) -> dict[tuple[int, str], int]:
         """What has been counted, by the end and key of its counter."""
 
-    def delete(self, counters: list[Counter]) -> None:
-        """Have them count from nothing."""
+    def delete(self, ends: int, key: str) -> None:
+        """Have a counter count from nothing."""
 
 
 class Store:
-    """A store that may be out of reach: then nothing is counted, and nothing is full."""
+    """A store that may be out of reach: then nothing is counted, and nothing is full.
+
+    One thread at a time asks for all that wait: a process needs one connection however busy it is,
+    a round trip is made once for all of them, and they pass together where it fails.
+    """
 
     def __init__(self, connect: Callable[[], Backend]) -> None:
         self.connect = connect
@@ -59,28 +77,44 @@ class Store:
         """Connect now, however long it takes; a line says if it cannot be done."""
         try:
             self._backend = self.connect()
-        except Exception as error:  # as in take()
-            self._tell_gone(reason_of(error))
+        except Exception as error:  # as in _answer_all()
+            self._lose(reason_of(error))
+        self._has_tried.set()
 
     def take(self, counters: list[Counter], now: float) -> int | None:
-        """As Backend.take(); None, too, where the store is out of reach."""
-        backend = self._backend or self._first_connection()
-        if backend is None:
-            return None
+        """None, having added to all counters; or, having added nothing, the first that is full.
+
+        None, too, where the store is out of reach.
+        """
+        if self._backend is None:
+            self._begin_to_connect()
+            # No call waits for a store that has been lost.
+            if self._gone_since is None and not self._has_tried.wait(PATIENCE_S):
+                self._tell_gone("no connection yet")
+        look = Look(counters, now)
+        self._waiting.append(look)
+        with self._turn:
+            if not look.is_done:
+                self._answer_all()
+        return look.full
+
+    def _answer_all(self) -> None:
+        looks = [self._waiting.popleft() for _ in range(len(self._waiting))]
         try:
-            full = backend.take(counters, now)
+            if self._backend is not None:
+                self._backend.take(looks)
+                self._tell_back()
         except Exception as error:  # whatever it is, it must not fail the call
-            self._lose(backend, error)
-            return None
-        # An answer that was on its way when another call lost the connection brings nothing back.
-        if self._gone_since is not None and self._backend is backend:
-            self._tell_back()
-        return full
+            self._lose(reason_of(error))
+        finally:
+            for look in looks:
+                look.is_done = True
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()
+        self._turn = threading.RLock()
+        self._waiting: deque[Look] = deque()
         self._backend = None
-        self._connecting: threading.Thread | None = None
+        self._has_tried = threading.Event()
         self._ask_again_at = 0.0
         self._gone_since: float | None = None
 
@@ -91,47 +125,34 @@ class Store:
         self._forget()
         self._begin_to_connect()
 
-    def _first_connection(self) -> Backend | None:
-        """The connection, if it is there soon; no call waits for a store that has been lost."""
-        self._begin_to_connect()
-        connecting = self._connecting
-        if self._gone_since is None:
-            if connecting is not None:
-                connecting.join(PATIENCE_S)
-            if self._backend is None:
-                self._tell_gone("no connection yet")
-        return self._backend
-
     def _begin_to_connect(self) -> None:
-        with self._lock:
-            busy = self._connecting is not None and self._connecting.is_alive()
-            if self._backend is None and not busy and time.monotonic() >= self._ask_again_at:
-                self._ask_again_at = time.monotonic() + ASK_AGAIN_S
+        with self._turn:
+            if self._backend is None and time.monotonic() >= self._ask_again_at:
+                self._ask_again_at = math.inf  # not while it is being asked
                 # In a thread, for looking up a name has no time limit.
-                thread = threading.Thread(target=self.open, daemon=True)
-                with contextlib.suppress(RuntimeError):  # the system gives no more threads
-                    thread.start()
-                    self._connecting = thread
+                try:
+                    threading.Thread(target=self.open, daemon=True).start()
+                except RuntimeError:  # the system gives no more threads
+                    self._lose("no connection yet")
 
-    def _lose(self, backend: Backend, error: Exception) -> None:
-        with self._lock:
-            if self._backend is not backend:
-                return  # another call has said so
+    def _lose(self, reason: str) -> None:
+        with self._turn:
             self._backend = None
             self._ask_again_at = time.monotonic() + ASK_AGAIN_S
-        self._tell_gone(reason_of(error))
+            self._tell_gone(reason)
 
     def _tell_gone(self, reason: str) -> None:
-        with self._lock:
-            first, self._gone_since = self._gone_since is None, self._gone_since or time.monotonic()
-        if first:
-            records.log("limits_store", state="gone", reason=reason, effect="calls pass uncounted")
+        with self._turn:
+            if self._gone_since is None:
+                self._gone_since = time.monotonic()
+                effect = "calls pass uncounted"
+                records.log("limits_store", state="gone", reason=reason, effect=effect)
 
     def _tell_back(self) -> None:
-        with self._lock:
-            gone_since, self._gone_since = self._gone_since, None
-        if gone_since is not None:
-            records.log("limits_store", state="back", after_s=round(time.monotonic() - gone_since))
+        if self._gone_since is not None:
+            after_s = round(time.monotonic() - self._gone_since)
+            self._gone_since = None
+            records.log("limits_store", state="back", after_s=after_s)
 
 
 def reason_of(error: Exception) -> str:

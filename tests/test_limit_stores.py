@@ -20,7 +20,7 @@ import trustme
 from chat import stores
 from chat.limits import Limits
 from chat.sqlite_store import SQLite
-from chat.stores import Counter
+from chat.stores import Look
 from core.errors import ServiceError
 from core.settings import Settings
 from tests.conftest import ROOT, Service
@@ -170,24 +170,26 @@ def test_several_may_make_a_new_file_at_once(tmp_path: Path, lines: Lines) -> No
     assert lines() == []
 
 
-def test_an_answer_that_was_on_its_way_does_not_say_that_the_store_is_back(
+def test_a_call_that_waited_while_the_store_was_lost_does_not_say_that_it_is_back(
     tmp_path: Path, lines: Lines
 ) -> None:
-    class Torn(SQLite):
-        """Fails one call while the other's answer is on its way."""
+    class Failing(SQLite):
+        """Fails once its answer was waited for."""
 
-        def take(self, counters: list[Counter], now: float) -> int | None:
-            both.wait()
-            if now == 1:
-                raise TimeoutError
-            Service.until(lambda: states(lines) == ["gone"])
-            return None
+        def take(self, looks: list[Look]) -> None:
+            asked.set()
+            fails.wait()
+            raise TimeoutError
 
-    both, store = threading.Barrier(2), stores.Store(lambda: Torn(str(tmp_path / "file")))
+    asked, fails = threading.Event(), threading.Event()
+    store = stores.Store(lambda: Failing(str(tmp_path / "file")))
     store.open()
-    failing = threading.Thread(target=store.take, args=[[], 1.0])
-    failing.start()
-    store.take([], 2.0)
+    with ThreadPoolExecutor(2) as calls:
+        first = calls.submit(store.take, [], 1.0)
+        asked.wait()
+        second = calls.submit(store.take, [], 2.0)
+        fails.set()
+        assert (first.result(), second.result()) == (None, None)
     assert states(lines) == ["gone"]
 
 
