@@ -3,7 +3,7 @@
 import errno
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import Any, Self
 
 from chat import answers
@@ -78,7 +78,7 @@ class ChatCall:
         self._is_streaming = False
 
     def __enter__(self) -> Self:
-        self._held.enter_context(self._call.watch)
+        self._held.callback(self._call.watch.close)
         # A stream that nobody took to its end was left by its caller.
         self._held.callback(self._write_record, "client_disconnect")
         return self
@@ -146,7 +146,8 @@ class ChatCall:
 
     def _pieces(self, body: dict[str, Any]) -> Iterator[bytes]:
         """Server-sent events; all that came in one read leaves in one write."""
-        batches = self._held.enter_context(closing(self._provider.stream(body, self._call)))
+        batches = self._provider.stream(body, self._call)
+        self._held.callback(batches.close)
         chunks = answers.Chunks(
             include_usage=self._request.include_usage,
             max_answer_bytes=self._service.settings.max_answer_bytes,

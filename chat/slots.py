@@ -1,7 +1,6 @@
 """How many calls a process carries at once, shared fairly among its callers."""
 
 import threading
-from collections import Counter
 
 from core import errors
 from core.errors import ServiceError
@@ -19,7 +18,7 @@ class Slots:
         self.total = total
         self._may_be_shared = callers > 1
         self._lock = threading.Lock()
-        self._held: Counter[str] = Counter()
+        self._held: dict[str, int] = {}  # by caller; the settings say how many there are
         self._taken = 0
 
     def taken(self) -> int:
@@ -29,8 +28,9 @@ class Slots:
     def take(self, caller: str) -> None:
         """Take a slot; raises ServiceError where there is none for `caller`."""
         with self._lock:
-            self._refuse_if_full(caller)
-            self._held[caller] += 1
+            if self.total - self._taken <= self.total // 5:
+                self._refuse_unless_fair(caller)
+            self._held[caller] = self._held.get(caller, 0) + 1
             self._taken += 1
 
     def give_back(self, caller: str) -> None:
@@ -38,16 +38,13 @@ class Slots:
         with self._lock:
             self._taken -= 1
             self._held[caller] -= 1
-            if not self._held[caller]:
-                del self._held[caller]
 
-    def _refuse_if_full(self, caller: str) -> None:
+    def _refuse_unless_fair(self, caller: str) -> None:
         if self._taken >= self.total:
             text = f"All {self.total} call slots here are taken."
             raise ServiceError(errors.OVERLOADED, text, retry_after="1")
-        sharers = len(self._held.keys() | {caller})
+        sharers = len({name for name, calls in self._held.items() if calls} | {caller})
         share = self.total // max(sharers, 2 if self._may_be_shared else 1)
-        is_low = self.total - self._taken <= self.total // 5
-        if is_low and self._held[caller] >= share:
+        if self._held.get(caller, 0) >= share:
             text = f"This token's calls hold their share of the {self.total} call slots here."
             raise ServiceError(errors.OVERLOADED, text, retry_after="1")

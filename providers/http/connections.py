@@ -10,9 +10,10 @@ import socket
 import threading
 from dataclasses import dataclass
 from ssl import SSLSocket
+from types import SimpleNamespace
 from typing import Any
 
-from requests import PreparedRequest, Response
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -172,11 +173,9 @@ class Adapter(HTTPAdapter):
         super().init_poolmanager(*args, socket_options=_SOCKET_OPTIONS, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
-    def build_response(self, req: PreparedRequest, resp: BaseHTTPResponse) -> Response:
-        # Only the raw answer is read: no cookies, no encoding to guess.
-        response = Response()
-        response.request, response.raw, response.status_code = req, resp, resp.status
-        return response
+    def build_response(self, req: PreparedRequest, resp: BaseHTTPResponse) -> Any:
+        # Only what is read of it: no cookies, no encoding to guess.
+        return SimpleNamespace(request=req, raw=resp, status_code=resp.status, headers=resp.headers)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         # There is one address and one set of TLS settings, so neither the pool nor what to ask it

@@ -4,6 +4,7 @@ import math
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 from urllib3.exceptions import HTTPError
@@ -30,28 +31,25 @@ class RetryBudget:
     def __init__(self) -> None:
         # What each caller has saved, and when that was so; the settings say how many there are.
         self._saved: dict[str, tuple[float, float]] = {}
+        self._calls: Counter[str] = Counter()  # since then
         self._lock = threading.Lock()
 
     def note_call(self, caller: str) -> None:
         with self._lock:
-            self._add(caller, 0.1)
+            self._calls[caller] += 1
 
     def take(self, caller: str) -> bool:
         """Whether a retry may be made; if so, it is taken from the caller's share."""
         with self._lock:
-            may = self._add(caller, 0.0) >= 1
-            if may:
-                self._add(caller, -1.0)
+            now = time.monotonic()
+            saved, at = self._saved.get(caller, (self.SAVED_AT_MOST, now))
+            share = 1 / len(self._calls.keys() | {caller})
+            saved += (now - at) * share + self._calls[caller] / 10
+            saved = min(saved, max(1.0, self.SAVED_AT_MOST * share))
+            may = saved >= 1
+            self._saved[caller] = saved - may, now
+            self._calls[caller] = 0
             return may
-
-    def _add(self, caller: str, retries: float) -> float:
-        now = time.monotonic()
-        saved, at = self._saved.get(caller, (self.SAVED_AT_MOST, now))
-        share = 1 / len(self._saved.keys() | {caller})
-        most = max(1.0, self.SAVED_AT_MOST * share)
-        saved = min(most, saved + (now - at) * share + retries)
-        self._saved[caller] = saved, now
-        return saved
 
 
 def wait_before_retry_s(
