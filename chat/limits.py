@@ -43,17 +43,17 @@ class Limits:
         self._price = price
         self.clock = clock
         self.store = Store(_connector(settings)) if settings.limits else None
-        self._counters = lru_cache(_CACHED)(self._counters_of)
+        self._counted = lru_cache(_CACHED)(self._limits_of)
 
     def check(self, caller: str, brand_id: str) -> None:
         """Count one call; raises ServiceError, having counted nothing, if a limit is spent."""
         if self.store is None:
             return
         now = self.clock()
-        limits, counters = self._counters(caller, brand_id, int(now) // 60)
-        full = self.store.take(counters, now) if counters else None
+        limits = self._counted(caller, brand_id, int(now) // 60)
+        full = self.store.take(list(limits), now) if limits else None
         if full is not None:
-            raise _refusal(limits[full], counters[full].ends, now)
+            raise _refusal(limits[full], full.ends, now)
 
     def count(self, caller: str, brand_id: str, record: Mapping[str, Any]) -> bool:
         """Add what a call has used; False if a dollar limit could not count it without a price."""
@@ -62,31 +62,29 @@ class Limits:
             return True
         now, price = self.clock(), self._price(record) if self._has_dollars else None
         used = {"calls": 0, "tokens": tokens, "USD": round((price or 0.0) * PARTS["USD"])}
-        limits, counters = self._counters(caller, brand_id, int(now) // 60)
+        limits = self._counted(caller, brand_id, int(now) // 60)
         adding = [
             Counter(counter.ends, counter.key, UNLIMITED, adds)
-            for limit, counter in zip(limits, counters, strict=True)
+            for counter, limit in limits.items()
             if (adds := used[limit.unit])
         ]
         if adding:
             self.store.take(adding, now)
         is_priced = price is not None or not self._has_dollars
-        return is_priced or all(limit.unit != "USD" for limit in limits)
+        return is_priced or all(limit.unit != "USD" for limit in limits.values())
 
-    def _counters_of(
-        self, caller: str, brand_id: str, minute: int
-    ) -> tuple[list[Limit], list[Counter]]:
-        """What a call is counted by; where two limits look at one number, the lower decides."""
-        found: dict[str, tuple[Limit, Counter]] = {}
+    def _limits_of(self, caller: str, brand_id: str, minute: int) -> dict[Counter, Limit]:
+        """What counts a call, and why; where two limits look at one number, the lower decides."""
+        found: dict[str, tuple[Counter, Limit]] = {}
         for limit, most in self._most.items():
             name = brand_id if limit.scope == "brand" else caller
             if limit.name is None or limit.name == name:
                 key = counter_key(limit, name)
-                if key not in found or most < found[key][1].most:
+                if key not in found or most < found[key][0].most:
                     ends = window_end(limit.window, minute * 60)
                     adds = 1 if limit.unit == "calls" else 0
-                    found[key] = limit, Counter(ends, key, most, adds)
-        return [limit for limit, _ in found.values()], [counter for _, counter in found.values()]
+                    found[key] = Counter(ends, key, most, adds), limit
+        return dict(found.values())
 
 
 def counter_key(limit: Limit, name: str) -> str:

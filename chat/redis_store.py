@@ -61,7 +61,7 @@ class Redis:
         self._send([_script(look) for look in looks])
         for look in looks:
             if place := self._reply(look.since):
-                look.full = place - 1
+                look.full = look.counters[place - 1]
 
     def known(self, now: float) -> dict[tuple[int, str], int]:
         found: dict[tuple[int, str], int] = {}

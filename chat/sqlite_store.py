@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from chat.stores import KEPT_S, UNLIMITED, Counter, Look
+from chat.stores import KEPT_S, UNLIMITED, Look
 
+# A call that looks and counts waits twice, and each pause takes a little longer than it says.
+_PATIENCE_S = 0.02
 _OPENING_S = 0.6
 _PAUSE_S = 0.0025
 _TURNS = 4
@@ -46,15 +48,14 @@ def _add(rows: int, bounds: int) -> str:
 class SQLite:
     """A file that the processes of one machine share, on a disk of that machine."""
 
-    patience_s = 0.02  # A call waits twice, and each pause takes a little longer than it says.
-
     def __init__(self, path: str) -> None:
         self._path = path
         self._clean_at = 0.0
         # Each statement is a transaction, so that nobody waits for Python with the file locked.
-        self._file = sqlite3.connect(path, 0, isolation_level=None, check_same_thread=False)
+        file = sqlite3.connect(path, 0, isolation_level=None, check_same_thread=False)
+        self._cursor = file.cursor()
         # SQLite's own patience does not hold where several make a new file WAL at once.
-        tries = _tries(_OPENING_S)
+        self.patience_s = _OPENING_S
         # No call waits for a disk: what is written survives a kill, but maybe no power cut.
         for statement in (
             "PRAGMA page_size = 512",
@@ -62,57 +63,49 @@ class SQLite:
             "PRAGMA synchronous = OFF",
             _TABLE,
         ):
-            self._run(statement, [], tries)
+            self._run(statement, [])
+        self.patience_s = _PATIENCE_S
         self._inode = os.stat(path).st_ino
 
     def take(self, looks: list[Look]) -> None:
         for look in looks:
-            tries = _tries(self.patience_s)
-            self._clean(look.now, tries)
-            look.full = self._take(look.counters, tries)
+            if look.now >= self._clean_at:
+                self._clean(look.now)
+            bounds: list[Any] = []
+            for ends, key, most, _ in look.counters:
+                if most < UNLIMITED:
+                    bounds += ends, key, most
+            rows, values = 0, list[Any]()
+            for ends, key, _, adds in look.counters:
+                if adds:
+                    rows += 1
+                    values += ends, key, *bounds, adds
+            if not rows or not self._run(_add(rows, len(bounds) // 3), values)[1]:
+                full, _ = self._run(_full(len(bounds) // 3), bounds)
+                found = (one for one in look.counters if (one.ends, one.key) in full)
+                look.full = next(found, None)
 
     def known(self, now: float) -> dict[tuple[int, str], int]:
-        query = "SELECT ends, key, used FROM counters WHERE ends > ?"
-        rows, _ = self._run(query, [now], _tries(self.patience_s))
+        rows, _ = self._run("SELECT ends, key, used FROM counters WHERE ends > ?", [now])
         return {(ends, key): used for ends, key, used in rows}
 
     def delete(self, ends: int, key: str) -> None:
-        statement = "DELETE FROM counters WHERE ends = ? AND key = ?"
-        self._run(statement, [ends, key], _tries(self.patience_s))
+        self._run("DELETE FROM counters WHERE ends = ? AND key = ?", [ends, key])
 
-    def _take(self, counters: list[Counter], tries: Iterator[bool]) -> int | None:
-        bounds: list[Any] = []
-        for ends, key, most, _ in counters:
-            if most < UNLIMITED:
-                bounds += ends, key, most
-        rows, values = 0, list[Any]()
-        for ends, key, _, adds in counters:
-            if adds:
-                rows += 1
-                values += ends, key, *bounds, adds
-        if rows and self._run(_add(rows, len(bounds) // 3), values, tries)[1]:
-            return None
-        full, _ = self._run(_full(len(bounds) // 3), bounds, tries)
-        keys = [(counter.ends, counter.key) for counter in counters]
-        return keys.index(full[0]) if full else None
-
-    def _clean(self, now: float, tries: Iterator[bool]) -> None:
+    def _clean(self, now: float) -> None:
         """Once a minute, or as long as there is more: remove windows long ended."""
-        if now < self._clean_at:
-            return
         if os.stat(self._path).st_ino != self._inode:
             raise sqlite3.OperationalError("the file was replaced")
-        _, removed = self._run(_CLEAN, [now - KEPT_S, _CLEAN_ROWS], tries)
+        _, removed = self._run(_CLEAN, [now - KEPT_S, _CLEAN_ROWS])
         self._clean_at = now if removed == _CLEAN_ROWS else now + 60
 
-    def _run(
-        self, statement: str, values: list[Any], tries: Iterator[bool]
-    ) -> tuple[list[Any], int]:
+    def _run(self, statement: str, values: list[Any]) -> tuple[list[Any], int]:
         """Its rows, and how many it changed; where another process has the file, tried again."""
+        tries = _tries(self.patience_s)
         while True:
             try:
-                cursor = self._file.execute(statement, values)
-                return cursor.fetchall(), cursor.rowcount
+                self._cursor.execute(statement, values)
+                return self._cursor.fetchall(), self._cursor.rowcount
             except sqlite3.OperationalError as error:
                 is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
                 if not is_busy or not next(tries, False):
@@ -120,7 +113,7 @@ class SQLite:
 
 
 def _tries(patience_s: float) -> Iterator[bool]:
-    """Waits between the tries of one look where another process has the file."""
+    """Waits between the tries of a statement where another process has the file."""
     # Counted in tries, not by a clock: that this process is busy is no reason to give up.
     for _ in range(round(patience_s / _PAUSE_S)):
         time.sleep(_PAUSE_S)

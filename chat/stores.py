@@ -41,7 +41,7 @@ class Look:
         self.now = now
         self.since = time.monotonic()
         self.is_done = False
-        self.full: int | None = None
+        self.full: Counter | None = None
 
 
 class Backend(Protocol):
@@ -81,10 +81,10 @@ class Store:
             self._lose(reason_of(error))
         self._has_tried.set()
 
-    def take(self, counters: list[Counter], now: float) -> int | None:
-        """None, having added to all counters; or, having added nothing, the first that is full.
+    def take(self, counters: list[Counter], now: float) -> Counter | None:
+        """The first that is full, and nothing is added; or None, and all of them are added to.
 
-        None, too, where the store is out of reach.
+        Where the store is out of reach, None.
         """
         if self._backend is None:
             self._begin_to_connect()
