@@ -54,14 +54,21 @@ class Redis:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         connection.connect()
-        connection.send_command("PING")  # so that no call waits for what takes connections only
-        connection.read_response()
+        connection.send_command("SCRIPT", "LOAD", _TAKE)
+        self._sha = connection.read_response()
 
     def take(self, looks: list[Look]) -> None:
-        self._send([_script(look) for look in looks])
+        self._send([_script("EVALSHA", self._sha, look) for look in looks])
+        unknown = []
         for look in looks:
-            if place := self._reply(look.since):
-                look.full = look.counters[place - 1]
+            try:
+                self._note(look)
+            except redis.exceptions.NoScriptError:
+                unknown.append(look)
+        if unknown:  # after SCRIPT FLUSH, or on another Redis behind the same address
+            self._send([_script("EVAL", _TAKE, look) for look in unknown])
+            for look in unknown:
+                self._note(look)
 
     def known(self, now: float) -> dict[tuple[int, str], int]:
         found: dict[tuple[int, str], int] = {}
@@ -78,6 +85,10 @@ class Redis:
     def delete(self, ends: int, key: str) -> None:
         self._ask("DEL", f"{_PREFIX}{ends}:{key}")
 
+    def _note(self, look: Look) -> None:
+        if place := self._reply(look.since):
+            look.full = look.counters[place - 1]
+
     def _ask(self, *command: Any) -> Any:
         self._send([command])
         return self._reply(time.monotonic())
@@ -93,12 +104,12 @@ class Redis:
         return self._connection.read_response()
 
 
-def _script(look: Look) -> tuple[Any, ...]:
-    """The command that takes one look: one script, so that nothing comes between."""
+def _script(command: str, script: Any, look: Look) -> tuple[Any, ...]:
+    """The command that takes a look: one script, so that nothing comes between."""
     keys = [f"{_PREFIX}{ends}:{key}" for ends, key, *_ in look.counters]
     numbers = [
         number
         for ends, _, most, adds in look.counters
         for number in (most, adds, int(ends - look.now) + KEPT_S)
     ]
-    return ("EVAL", _TAKE, len(keys), *keys, *numbers)
+    return (command, script, len(keys), *keys, *numbers)
