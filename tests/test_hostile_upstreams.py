@@ -259,13 +259,13 @@ def test_the_end_of_a_body_is_waited_for_so_that_its_connection_is_used_again(
     assert upstream.connections == 1
 
 
-def test_a_stream_of_a_known_length_leaves_its_connection_alone_once_another_call_has_it(
+def test_a_stream_of_a_known_length_has_its_connection_alone_until_it_is_over(
     upstream: Upstream,
 ) -> None:
     provider, body = prepared(upstream)
     whole = joined(openai_events(["Hello"]))
     upstream.replies.append(raw(HEAD + b"content-length: %d\r\n\r\n" % len(whole), whole))
-    upstream.replies.append(say("Hel", 0.3, "lo", 0.3, "!"))
+    upstream.replies += [say("Hel", 0.3, "lo", 0.3, "!"), say("Again")]
     first = provider.stream(body, Call(watchdog.watch(None, 60)))
     assert isinstance(next(first)[-1], Finish)
     second = provider.stream(body, Call(watchdog.watch(None, 60)))
@@ -273,4 +273,6 @@ def test_a_stream_of_a_known_length_leaves_its_connection_alone_once_another_cal
     assert list(first) == []
     texts += itertools.chain.from_iterable(second)
     assert "".join(text for text in texts if isinstance(text, str)) == "Hello!"
-    assert upstream.connections == 1
+    assert upstream.connections == 2
+    assert list(provider.stream(body, Call(watchdog.watch(None, 60))))
+    assert upstream.connections == 2

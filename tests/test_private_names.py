@@ -36,7 +36,7 @@ NAMES: dict[str, tuple[str | None, str]] = {
         None,
         "no connection is used again that holds bytes nobody asked for",
     ),
-    "urllib3.connection.HTTPConnection.response_class": (None, "one write for what came together"),
+    "urllib3.connection.HTTPConnection.response_class": (None, "answers read where http.client is"),
     "urllib3.connectionpool.HTTPConnectionPool.ConnectionCls": (None, "watched connections"),
     "requests.adapters.HTTPAdapter.init_poolmanager": (
         "self connections maxsize block pool_kwargs",
@@ -99,7 +99,7 @@ NAMES: dict[str, tuple[str | None, str]] = {
 }
 # Attributes that exist in objects only.
 FIELDS = {
-    "http.client.HTTPResponse": ("fp", "chunked", "chunk_left"),
+    "http.client.HTTPResponse": ("fp", "chunked", "chunk_left", "length"),
     "urllib3.poolmanager.PoolManager": ("pool_classes_by_scheme",),
     "urllib3.connection.HTTPConnection": ("host", "port", "sock", "timeout", "socket_options"),
     "gunicorn.workers.gthread.ThreadWorker": (

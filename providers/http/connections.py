@@ -48,6 +48,7 @@ class Sending:
     needs_new_connection: bool = False
     sock: socket.socket | None = None  # once connected
     is_on_used_connection: bool = False
+    body: ProviderResponse | None = None  # once it is answered
 
 
 class _InThisThread(threading.local):
@@ -60,8 +61,6 @@ in_this_thread = _InThisThread()
 
 
 class _Connection(HTTPConnection):
-    response_class = ProviderResponse
-
     _watch: Watch | None = None
     _is_used = False
 
@@ -125,6 +124,13 @@ class _Connection(HTTPConnection):
             pass  # the provider has closed, but its answer (413, say) may have come already
         except Exception as error:
             raise failure_of(error, WAITING, sending.read_timeout_s) from None
+
+    def response_class(  # type: ignore[override]  # http.client calls it, class or not
+        self, *args: Any, **kwargs: Any
+    ) -> ProviderResponse:
+        """What http.client reads an answer with."""
+        in_this_thread.sending.body = ProviderResponse(*args, **kwargs)
+        return in_this_thread.sending.body
 
     def getresponse(self) -> Any:
         try:

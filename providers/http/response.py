@@ -2,7 +2,7 @@
 
 import io
 import re
-from http.client import HTTPResponse
+from http.client import HTTPResponse, IncompleteRead
 from typing import Any
 
 # All that stands before the content of another chunk, and its first byte. (A size of 0 is left
@@ -32,7 +32,10 @@ class ProviderResponse(HTTPResponse):
             super().begin()
 
     def read1(self, n: int = -1) -> bytes:
-        """At most `n` bytes of the body, waiting for the first only; b"" at its end."""
+        """At most `n` bytes of the body, waiting for the first only; b"" at its end.
+
+        Raises IncompleteRead where it ends too early, also for a body of known length.
+        """
         if self.fp is not None and self.chunked and self.chunk_left:
             # Waits as the read would, but with a buffer to fill: the read would take the rest of
             # a chunk alone, and leave what came with it to the next.
@@ -50,6 +53,10 @@ class ProviderResponse(HTTPResponse):
                 content += read1(n - len(content) if n >= 0 else n)
         finally:
             self._socket_reads.are_shut = False
+        if self.length == 0:  # http.client closes it at the next read, or never (#113199)
+            self.close()
+        elif self.length and not content:
+            raise IncompleteRead(b"", self.length)
         return content
 
 
