@@ -10,9 +10,9 @@ from typing import Any
 from chat.stores import KEPT_S, UNLIMITED, Look
 
 # A call that looks and counts waits twice, and each pause takes a little longer than it says.
-_PATIENCE_S = 0.02
+_PATIENCE_S = 0.018
 _OPENING_S = 0.6
-_PAUSE_S = 0.0025
+_PAUSE_S = 0.0005
 _TURNS = 4
 _CLEAN_ROWS = 500  # a millisecond or so
 _TABLE = (
