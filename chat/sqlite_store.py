@@ -10,9 +10,11 @@ from typing import Any
 from chat.stores import KEPT_S, UNLIMITED, Look
 
 # A call that looks and counts waits twice, and each pause takes a little longer than it says.
-_PATIENCE_S = 0.018
+_PATIENCE_S = 0.02
 _OPENING_S = 0.6
-_PAUSE_S = 0.0005
+# A write takes 15 us; but where each pause may last long, on a busy machine, they must be few.
+_FIRST_PAUSE_S = 0.0005
+_GROWTH = 1.3
 _TURNS = 4
 _CLEAN_ROWS = 500  # a millisecond or so
 _TABLE = (
@@ -115,8 +117,11 @@ class SQLite:
 def _tries(patience_s: float) -> Iterator[bool]:
     """Waits between the tries of a statement where another process has the file."""
     # Counted in tries, not by a clock: that this process is busy is no reason to give up.
-    for _ in range(round(patience_s / _PAUSE_S)):
-        time.sleep(_PAUSE_S)
+    pause_s = _FIRST_PAUSE_S
+    while patience_s > 0:
+        time.sleep(pause_s)
+        patience_s -= pause_s
+        pause_s *= _GROWTH
         yield True
     # Nor is it that the other one gets no CPU, for so long that all others have their turn.
     for _ in range(_TURNS):
