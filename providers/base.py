@@ -214,12 +214,11 @@ def is_error(document: Any) -> bool:
         return bool(document) and is_error(document[0])
     if not isinstance(document, dict):
         return False
+    if document.get("error") or "error" in (document.get("object"), document.get("type")):
+        return True
     # An event of a type that nobody knows yet may have words, too, but no code.
-    may_be = "type" not in document or "code" in document
+    if "type" in document and "code" not in document:
+        return False
     message = document.get("message") or document.get("msg")
-    has_words = document.get("detail") or document.get("errors") or isinstance(message, str)
-    return bool(
-        document.get("error")
-        or "error" in (document.get("object"), document.get("type"))
-        or (may_be and (has_words or (isinstance(message, dict) and "detail" in message)))
-    )
+    has_words = isinstance(message, str) or (isinstance(message, dict) and "detail" in message)
+    return bool(has_words or document.get("detail") or document.get("errors"))
