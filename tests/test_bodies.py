@@ -12,7 +12,7 @@ import requests
 from chat.request import read
 from core.errors import ServiceError
 from tests.conftest import TOKEN, Service, ask
-from tests.inprocess import PATH, client, error_of, head_of, padded, post
+from tests.inprocess import PATH, client, error_of, head_of, offline, padded, post
 
 
 def test_a_body_of_exactly_the_limit_is_served_and_one_byte_more_is_413() -> None:
@@ -33,6 +33,13 @@ def test_a_chunked_body_over_the_limit_is_413_as_well() -> None:
             environ_overrides={"wsgi.input_terminated": True},
         )
         assert response.status_code == status
+
+
+@pytest.mark.parametrize(("told", "status"), [("9" * 5000, 413), ("0" * 5000, 400)])
+def test_a_length_of_any_length_is_understood(told: str, status: int) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    environ = {"CONTENT_LENGTH": told}
+    assert offline().post(PATH, headers=headers, environ_overrides=environ).status_code == status
 
 
 def test_a_caller_that_sends_20_mb_can_read_its_413(service: Service) -> None:
