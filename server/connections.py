@@ -36,8 +36,8 @@ _LONE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 class CheckedRequest(Request):
     """A request that closes its connection where gunicorn would go on: see `should_close()`."""
 
-    def __init__(self, cfg: Any, source: "Connection") -> None:
-        super().__init__(cfg, SocketUnreader(source), source.client)
+    def __init__(self, cfg: Any, source: "Connection", number: int) -> None:
+        super().__init__(cfg, SocketUnreader(source), source.client, number)
         host = None
         for name, value in self.headers:
             if name == "CONNECTION" and "close" in re.split(r"[\t ,]+", value.lower()):
@@ -100,6 +100,7 @@ class Connection:
         self.timeout = 0.0  # of time.monotonic()
         self.has_request = False  # its whole head, or enough to refuse it
         self.is_body_invited = True
+        self._requests = 0
         self._left_to_discard = MAX_UNREAD_BYTES
         self._head = bytearray()
         self._poll = select.poll()
@@ -159,7 +160,8 @@ class Connection:
         head = self._head
         if len(head) > MAX_HEAD_BYTES and b"\r\n\r\n" not in head[: MAX_HEAD_BYTES + 4]:
             raise LimitRequestHeaders("the whole head")
-        return CheckedRequest(self.cfg, self)
+        self._requests += 1  # who calls may be told before the first alone (PROXY protocol)
+        return CheckedRequest(self.cfg, self, self._requests)
 
     def recv(self, size: int) -> bytes:
         """What gunicorn reads a request from: its head, with what came behind it, then the rest.

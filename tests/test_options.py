@@ -16,6 +16,7 @@ REFUSED = {
     "--protocol=uwsgi": "HTTP/1.1",
     "--http2-cleartext=upgrade": "HTTP/1.1",
     "--worker-class=sync": "worker_class",
+    "--http-parser=fast": "gunicorn_h1c",
     "--threads=8": "THREADS",
 }
 
@@ -31,6 +32,17 @@ def test_an_option_that_would_do_nothing_or_harm_stops_the_start_in_one_line(
     assert service.process.wait(10) == 1
     (line,) = [line for line in service.log.splitlines() if "[INFO]" not in line]
     assert word in line
+
+
+def test_the_proxy_protocol_names_a_connection_s_caller_once(start: Callable[..., Service]) -> None:
+    service = start(OFFLINE=1, GUNICORN_CMD_ARGS="--proxy-protocol=auto --access-logfile=-")
+    request = "PROXY TCP4 9.9.9.%d 1.2.3.4 1 2\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), 10) as sock:
+        sock.sendall((request % 1 + request % 2).encode())
+        answers = sock.makefile("rb").read().decode()
+    assert re.findall(r"HTTP/1.1 (\d+)", answers) == ["200", "400"]
+    assert "9.9.9.1" in service.log
+    assert "9.9.9.2" not in service.log
 
 
 @pytest.fixture
