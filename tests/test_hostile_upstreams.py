@@ -19,6 +19,7 @@ from tests.inprocess import code_of
 from tests.upstream import (
     CHUNKED,
     CUT,
+    STALL,
     Reply,
     Upstream,
     endless,
@@ -230,6 +231,22 @@ def test_what_follows_an_answer_without_a_body_is_not_the_next_caller_s(
     provider.replies.append(raw(b"HTTP/1.1 %d None\r\n\r\n" % status, 0.2, SECRET))
     assert service.post(ask()).json()["error"] == "provider_bad_response"
     assert service.post(ask()).json()["choices"][0]["message"]["content"] == "Hello there"
+
+
+@pytest.mark.parametrize("end", [b"zz\r\n", b"\r\n", b"0\r\nx", b"5\r\n"])
+def test_a_stream_whose_body_ends_in_a_fault_leaves_no_connection_behind(
+    end: bytes, service: Service, provider: Upstream
+) -> None:
+    said = in_chunks(*openai_events(["Hello"])).removesuffix(b"0\r\n\r\n")
+    provider.replies.append(raw(CHUNKED + said + end, 0.3, SECRET))
+    assert "Hello" in service.post(ask(GPT, stream=True)).text
+    assert service.post(ask(GPT)).json()["choices"][0]["message"]["content"] == "Hello there"
+
+
+def test_equal_lengths_in_one_header_are_one(service: Service, provider: Upstream) -> None:
+    head = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2, 2\r\n\r\n"
+    provider.replies.append(raw(head, b"{}", STALL))
+    assert service.post(ask(GPT)).json()["error"] == "provider_rejected_request"
 
 
 def test_a_provider_that_never_stops_is_cut_off(service: Service, provider: Upstream) -> None:

@@ -1,11 +1,14 @@
 """What a provider's error document says, wherever and in whatever form it is written."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 MAX_LAYERS = 4
+_PLAIN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_STATUS = re.compile(r"\d{3}(\.0)?", re.ASCII)
 _SAYING_WHAT = ("code", "type", "status", "status_code", "error")
 _FOR_PEOPLE = ("message", "msg", "detail", "error", "errors")
 
@@ -24,11 +27,16 @@ class ErrorObject:
         self.message = first(map(_message_in, layers)) or ""
         self.has_reasons = any(_fields(layer.get("metadata")).get("reasons") for layer in layers)
         self.param = first(map(_param_in, layers))
-        self.request_id = first(layer.get("request_id") for layer in layers)
+        self.request_id = first(plain_id(layer.get("request_id")) for layer in layers)
 
 
 def first(values: Iterable[T]) -> T | None:
     return next(filter(None, values), None)
+
+
+def plain_id(value: Any) -> str | None:
+    """`value` if it is what an id may look like."""
+    return value if isinstance(value, str) and _PLAIN_ID.fullmatch(value) else None
 
 
 def _layers_of(document: Any) -> list[dict[str, Any]]:
@@ -57,11 +65,10 @@ def _quoted(raw: Any) -> Any:
 
 def _status_in(value: Any) -> int | None:
     """A status written as a number or in a string."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return int(number) if 400 <= number < 600 and number.is_integer() else None
+    if isinstance(value, str) and _STATUS.fullmatch(value):
+        value = float(value)
+    is_status = isinstance(value, float | int) and 400 <= value < 600 and value == int(value)
+    return int(value) if is_status else None
 
 
 def _message_in(value: Any, depth: int = 0) -> str:

@@ -13,6 +13,7 @@ from urllib3 import BaseHTTPResponse
 from core.settings import Settings
 from providers.base import Call, Vendor
 from providers.http.connections import Adapter, Sending, in_this_thread
+from providers.http.envelopes import plain_id
 from providers.http.failures import (
     READING_DOCUMENT,
     READING_STREAM,
@@ -20,7 +21,7 @@ from providers.http.failures import (
     bad_answer,
     failure_of,
 )
-from providers.http.refusals import plain_id, refusal
+from providers.http.refusals import refusal
 from providers.http.response import ProviderResponse
 
 MAX_ERROR_BYTES = 64_000
@@ -140,9 +141,11 @@ class Exchange:
         """Take the end of the body that follows the last event, to keep the connection."""
         sock = self._sending.sock
         if sock is not None and not self._response.closed:
-            with contextlib.suppress(HTTPException, OSError):
+            try:
                 sock.settimeout(END_OF_BODY_S)
                 self._body.read1(READ_BYTES)
+            except (HTTPException, OSError):
+                self._response.close()  # also where http.client takes a faulty end for one
 
     def was_stale(self, failure: Failure) -> bool:
         """Whether the provider had closed the connection while nobody used it."""

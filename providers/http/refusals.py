@@ -74,7 +74,6 @@ _KEY_LIKE = re.compile(
     r"|(?<=//)[^\s/@]+(?=@)|\b(?=\w*\d)(?=\w*[a-z])\w{32,}[\w+/=]*",
     re.IGNORECASE,
 )
-_PLAIN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
 def refusal(
@@ -98,15 +97,10 @@ def refusal(
         is_retryable=status in RETRYABLE_STATUSES,
         is_final=headers.get("x-should-retry") == "false",
         wait_s=retry_after_s(headers),
-        request_id=plain_id(error.request_id),
+        request_id=error.request_id,
         param=error.param,
         words=error.message if status in PARAMETER_STATUSES else None,
     )
-
-
-def plain_id(value: Any) -> str | None:
-    """`value` if it is what an id may look like."""
-    return value if isinstance(value, str) and _PLAIN_ID.fullmatch(value) else None
 
 
 def _status_of(error: ErrorObject, http_status: int | None) -> int | None:

@@ -34,7 +34,7 @@ class Decoder:
         for line in self._lines(read):
             if line.startswith(b"data:") or line == b"data":
                 self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
-                self._data_bytes += len(line)
+                self._data_bytes += len(self._data[-1]) + 1
             elif not line:
                 data = b"\n".join(self._data).decode()
                 self._data.clear()

@@ -1,6 +1,6 @@
 """A streamed answer: from the bytes of its body to our events."""
 
-from json import JSONDecodeError, JSONDecoder
+from json import JSONDecoder
 
 from providers.base import (
     Event,
@@ -32,8 +32,6 @@ def unreadable(error: Exception, exchange: Exchange) -> Exception:
             return bad_answer("sent an event that is too long")
         case UnicodeDecodeError():
             return bad_answer("sent an event that is not UTF-8")
-        case JSONDecodeError() | RecursionError():
-            return bad_answer("sent what is not JSON")
         case LookupError() | TypeError() | AttributeError() | ValueError():
             return bad_answer("sent an answer of an unknown shape")
     return error
@@ -79,7 +77,10 @@ def _take(
             read = b""
             break
         else:
-            document = _decode(data)
+            try:
+                document = _decode(data)
+            except (ValueError, RecursionError):
+                raise bad_answer("sent what is not JSON") from None
             events += (document is not None and reader.read(document)) or ("",)
             if type(events[-1]) is Finish:
                 return
