@@ -284,6 +284,20 @@ def _ending(answer: HTTPResponse) -> str:
         return "torn"
 
 
+def test_a_worker_at_its_last_request_ends_its_other_calls_as_a_stop_does(
+    start: Callable[..., Service], upstream: Upstream
+) -> None:
+    options = {"GRACE_TIMEOUT_S": 5, "GUNICORN_CMD_ARGS": "--max-requests=2"}
+    service = start(**pointed_at(upstream), **options)
+    upstream.default = say("Hel", STALL)
+    with ExitStack() as stack:
+        answers = [answer_on(caller) for caller in streams(service, stack, 2)]
+        for answer in answers:
+            assert b'"code": "stopping"' in answer.read()  # torn, it would raise
+    assert service.post(ask(), token="wrong").status_code == 401  # another worker is there
+    assert service.process.poll() is None
+
+
 OUTPUT_THAT_NOBODY_READS = """
 import fcntl, os
 reader, writer = os.pipe()
