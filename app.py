@@ -19,7 +19,7 @@ from chat.call import ChatCall, ChatService
 from chat.limits_table import limits_command
 from chat.request import ChatBody, fields_in_headers, read
 from core import errors, records
-from core.access import Caller, identify
+from core.access import Caller, bearer_token, identify
 from core.errors import CallerLeft, ServiceError
 from core.settings import Settings, load
 from providers.http.models import models_command
@@ -182,7 +182,7 @@ def _caller(environ: "WSGIEnvironment") -> Caller:
     if caller is not None:
         return caller
     text = "The Authorization header must be `Bearer TOKEN`, with a token this service knows"
-    if header.lower().rstrip(" ") == "bearer":
+    if bearer_token(header) == "":
         text += "; the token is empty"
     raise ServiceError(errors.UNAUTHORIZED, f"{text}.")
 
@@ -235,8 +235,7 @@ def _error_response(error: ServiceError) -> Response:
     if error.is_final:
         response.headers["X-Should-Retry"] = "false"
     if error.kind is errors.UNAUTHORIZED:
-        scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-        has_token = scheme.lower() == "bearer" and token.strip(" ")
+        has_token = bearer_token(request.environ.get("HTTP_AUTHORIZATION", ""))
         challenge = 'Bearer error="invalid_token"' if has_token else "Bearer"
         response.headers["WWW-Authenticate"] = challenge
     return response

@@ -49,12 +49,18 @@ def parse_callers(text: str) -> tuple[Caller, ...]:
 
 def identify(authorization: str, callers: Iterable[Caller]) -> Caller | None:
     """Who sent this Authorization header, as WSGI hands it over (latin-1); None if nobody known."""
-    scheme, _, token = authorization.partition(" ")
-    # No strip(): it would eat a U+00A0 of the token.
-    digest = sha256(token.lstrip(" ").encode("latin-1", "replace")).digest()
+    token = bearer_token(authorization)
+    digest = sha256((token or "").encode("latin-1", "replace")).digest()
     # Every hash is compared, so that the time taken tells nothing.
     known = [c for c in callers if hmac.compare_digest(c.token_sha256, digest)]
-    return known[0] if known and scheme.lower() == "bearer" else None
+    return known[0] if known and token is not None else None
+
+
+def bearer_token(authorization: str) -> str | None:
+    """The token in an Authorization header, maybe empty; None if it has another scheme, or none."""
+    scheme, _, token = authorization.partition(" ")
+    # No strip(): it would eat a U+00A0 of the token.
+    return token.lstrip(" ") if scheme.lower() == "bearer" else None
 
 
 def _token_sha256(token: str) -> bytes:
