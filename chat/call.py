@@ -152,7 +152,7 @@ class ChatCall:
             include_usage=self._request.include_usage,
             max_answer_bytes=self._service.settings.max_answer_bytes,
         )
-        noted, has_noted_text = None, False
+        noted = None
         for batch in batches:
             text = ""
             try:
@@ -168,8 +168,7 @@ class ChatCall:
                     noted = known
                     reason = chunks.finish.reason if chunks.finish else None
                     self._note(chunks.start, chunks.usage, reason)
-            if chunks.has_text and not has_noted_text:
-                has_noted_text = True
+            if chunks.has_text:
                 self._record.note_text()
             if not text or batch[-1] == "":  # nothing, or text that is not the last that came
                 text += chunks.ping()

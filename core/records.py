@@ -162,8 +162,9 @@ class Record:
         }
 
     def note_text(self) -> None:
-        """Called when a stream has brought its first text."""
-        self.fields["first_token_ms"] = self._ms()
+        """Called whenever a stream brought text: the first time counts."""
+        if self.fields["first_token_ms"] is None:
+            self.fields["first_token_ms"] = self._ms()
 
     def write(self, status: str, code: str | None) -> None:
         """Write it, with how the call ended: ok, error (and its code) or client_disconnect."""

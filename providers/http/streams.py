@@ -1,7 +1,5 @@
 """A streamed answer: from the bytes of its body to our events."""
 
-from json import JSONDecoder
-
 from providers.base import (
     Event,
     EventStream,
@@ -12,11 +10,9 @@ from providers.base import (
     Vendor,
     is_error,
 )
-from providers.http.exchange import Exchange
+from providers.http.exchange import Exchange, parse
 from providers.http.failures import Failure, bad_answer
 from providers.http.sse import Decoder, EventTooLong
-
-_decode = JSONDecoder().decode
 
 
 def unreadable(error: Exception, exchange: Exchange) -> Exception:
@@ -77,10 +73,7 @@ def _take(
             read = b""
             break
         else:
-            try:
-                document = _decode(data)
-            except (ValueError, RecursionError):
-                raise bad_answer("sent what is not JSON") from None
+            document = parse(data)
             events += (document is not None and reader.read(document)) or ("",)
             if type(events[-1]) is Finish:
                 return
