@@ -133,11 +133,14 @@ class _Connection(HTTPConnection):
         return in_this_thread.sending.body
 
     def getresponse(self) -> Any:
+        sending = in_this_thread.sending
         try:
-            return super().getresponse()
+            answer = super().getresponse()
         except Exception as error:
-            limit_s = in_this_thread.sending.read_timeout_s
-            raise failure_of(error, WAITING, limit_s) from None
+            raise failure_of(error, WAITING, sending.read_timeout_s) from None
+        # http.client knows no length in "89, 89", which is one (RFC 9110, section 8.6).
+        sending.body.length = answer.length_remaining  # type: ignore[union-attr]
+        return answer
 
     @property
     def is_connected(self) -> bool:

@@ -30,12 +30,6 @@ class ProviderResponse(HTTPResponse):
         while 101 < self.status < 200:
             self.headers = None  # type: ignore[assignment]  # else it would do nothing
             super().begin()
-        if self.length is None and not self.chunked:
-            # Equal lengths in one header are one (RFC 9110, section 8.6), but not to http.client.
-            told = {text.strip() for text in self.headers.get("Content-Length", "").split(",")}
-            self.length = (
-                int(length) if len(told) == 1 and (length := told.pop()).isdecimal() else None
-            )
 
     def read1(self, n: int = -1) -> bytes:
         """At most `n` bytes of the body, waiting for the first only; b"" at its end.
